@@ -1,0 +1,77 @@
+"""tweed: denoising generative models in one grammar (process, target, denoiser, solver)."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from tweed import errors
+from tweed.core import exact, grids, processes, random, starts, targets
+from tweed.core.denoiser import CountingDenoiser, Denoiser, FunctionDenoiser, InterpolantDenoiser, NetworkDenoiser, Wrapper
+from tweed.core.estimate import Estimate
+from tweed.core.exact import EmpiricalDenoiser, GaussianDenoiser, MixtureDenoiser, MixtureInterpolantDenoiser
+from tweed.core.starts import Start
+
+__version__ = "0.1.0"
+
+_ROOMS = ("solvers", "nets", "data", "metrics", "guidance", "training", "recipes")
+_FUNCTIONS = {
+    "sample": "solvers",
+    "invert": "solvers",
+    "log_likelihood": "solvers",
+    "fit": "training",
+    "save": "training",
+    "load": "training",
+}
+
+if TYPE_CHECKING:
+    from tweed import data, guidance, metrics, nets, recipes, solvers, training
+    from tweed.solvers import invert, log_likelihood, sample
+    from tweed.training import fit, load, save
+
+
+def __getattr__(name: str) -> Any:
+    # Rooms are imported at their first use: `import tweed` loads little more than torch.
+    if name in _ROOMS:
+        return import_module(f"tweed.{name}")
+    if name in _FUNCTIONS:
+        return getattr(import_module(f"tweed.{_FUNCTIONS[name]}"), name)
+    raise AttributeError(f"module 'tweed' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_ROOMS, *_FUNCTIONS])
+
+
+__all__ = [
+    "CountingDenoiser",
+    "Denoiser",
+    "EmpiricalDenoiser",
+    "Estimate",
+    "FunctionDenoiser",
+    "GaussianDenoiser",
+    "InterpolantDenoiser",
+    "MixtureDenoiser",
+    "MixtureInterpolantDenoiser",
+    "NetworkDenoiser",
+    "Start",
+    "Wrapper",
+    "data",
+    "errors",
+    "exact",
+    "fit",
+    "grids",
+    "guidance",
+    "invert",
+    "load",
+    "log_likelihood",
+    "metrics",
+    "nets",
+    "processes",
+    "random",
+    "recipes",
+    "sample",
+    "save",
+    "solvers",
+    "starts",
+    "targets",
+    "training",
+]

@@ -1,0 +1,97 @@
+"""Time grids: where a solver stops on its way. Each carries its last level explicitly.
+
+A grid is a function `(process, steps, *, start, end) -> times`, float64, shape (steps + 1,), decreasing from `start` to
+`end`. `end = 0` (the default) ends at clean data, with a last step from the smallest noise for the grids in log-SNR and
+sigma; any other `end` is the last level itself. Options are set by `functools.partial`.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tweed.core.processes import EDM, Process
+from tweed.errors import IncompatibleError, InputError
+
+Grid = Float[Tensor, " steps+1"]
+
+
+def uniform(process: Process, steps: int, *, start: float = 1.0, end: float = 0.0, shift: float = 1.0) -> Grid:
+    """Equal steps in time. `shift` > 1 spends more of them at high noise: `t -> shift t / (1 + (shift - 1) t)`.
+
+    The shift is that of Esser et al., "Scaling Rectified Flow Transformers" (ICML 2024), Eq. 23.
+    """
+    _check(steps, start, end)
+    if not shift > 0.0:
+        raise InputError(f"shift: {shift} was given; expected a positive number")
+    t = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
+    t = shift * t / (1.0 + (shift - 1.0) * t)
+    return _pin(end + (start - end) * t, start, end)
+
+
+def quadratic(process: Process, steps: int, *, start: float = 1.0, end: float = 0.0) -> Grid:
+    """Equal steps in the square root of time: shorter and shorter ones towards the data (Song et al., DDIM, 2021)."""
+    _check(steps, start, end)
+    root = torch.linspace(start**0.5, end**0.5, steps + 1, dtype=torch.float64)
+    return _pin(root**2, start, end)
+
+
+def log_snr(process: Process, steps: int, *, start: float = 1.0, end: float = 0.0) -> Grid:
+    """Equal steps in log(alpha / sigma) (Lu et al., DPM-Solver, 2022).
+
+    Where log-SNR is infinite at an end, that end is one step away from `process.t_max` or `process.t_min`.
+    """
+    return _spaced(process, steps, start, end, lambda high, low, u: high + (low - high) * u)
+
+
+def karras(process: Process, steps: int, *, start: float = 1.0, end: float = 0.0, rho: float = 7.0) -> Grid:
+    """Equal steps in `(sigma / alpha)^(1/rho)` (Karras et al., 2022, Eq. 5)."""
+    if not rho > 0.0:
+        raise InputError(f"rho: {rho} was given; expected a positive number")
+
+    def space(high: float, low: float, u: Tensor) -> Tensor:
+        ends = torch.tensor([high, low], dtype=torch.float64).neg().div(rho).exp()
+        return -rho * (ends[0] + (ends[1] - ends[0]) * u).log()
+
+    return _spaced(process, steps, start, end, space)
+
+
+def default(process: Process, steps: int, *, start: float = 1.0, end: float = 0.0) -> Grid:
+    """What `tweed.sample` uses where no grid is given: `karras` on EDM's process, `uniform` on all others."""
+    grid = karras if isinstance(process, EDM) else uniform
+    return grid(process, steps, start=start, end=end)
+
+
+BY_NAME = {"uniform": uniform, "quadratic": quadratic, "log_snr": log_snr, "karras": karras, "default": default}
+"""Every grid by the name that configurations and the command line use."""
+
+
+def _spaced(process: Process, steps: int, start: float, end: float, space) -> Grid:
+    _check(steps, start, end)
+    if process.endpoint == "drawn":
+        raise IncompatibleError(
+            f"grid: {type(process).__name__} has no log-SNR that falls in time; use uniform or quadratic"
+        )
+    infinite = [process.level(t).log_snr in (float("inf"), float("-inf")) for t in (start, end)]
+    first = process.t_max if infinite[0] else start
+    last = min(process.t_min, first) if infinite[1] else end
+    inner = steps - sum(infinite)
+    if inner < 1:
+        # One step from end to end (or two with one stop between): there is nothing to space.
+        times = [start, end] if steps == 1 else [start, first if infinite[0] else last, end]
+        return torch.tensor(times, dtype=torch.float64)
+    u = torch.linspace(0.0, 1.0, inner + 1, dtype=torch.float64)
+    times = _pin(process.time(space(process.level(first).log_snr, process.level(last).log_snr, u)), first, last)
+    ends = [torch.tensor([t], dtype=torch.float64) for t in (start, end)]
+    return torch.cat([*ends[:1][: infinite[0]], times, *ends[1:][: infinite[1]]])
+
+
+def _pin(times: Grid, start: float, end: float) -> Grid:
+    times[0], times[-1] = start, end
+    return times
+
+
+def _check(steps: int, start: float, end: float) -> None:
+    if not (isinstance(steps, int) and steps >= 1):
+        raise InputError(f"steps: {steps!r} was given; expected a whole number of at least 1")
+    if not 0.0 <= end < start <= 1.0:
+        raise InputError(f"start, end: {start}, {end} were given; expected 0 <= end < start <= 1")

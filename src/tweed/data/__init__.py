@@ -1,0 +1,48 @@
+"""Local data sets, made or shipped on this machine and addressed by index; nothing is downloaded."""
+
+from tweed.data.dataset import Dataset, Tensors
+from tweed.data.densities import (
+    DENSITIES,
+    Density,
+    Plane,
+    checkerboard,
+    circles,
+    eight_gaussians,
+    log_density,
+    moons,
+    pinwheel,
+    rings,
+    s_curve,
+    swiss_roll,
+    two_spirals,
+)
+from tweed.data.digits import Digits
+from tweed.data.glyphs import CHARACTERS, FONTS, Glyphs
+from tweed.data.mixtures import Mixture, digits_mixture, grid_mixture, random_mixture, ring_mixture
+
+__all__ = [
+    "CHARACTERS",
+    "DENSITIES",
+    "FONTS",
+    "Dataset",
+    "Density",
+    "Digits",
+    "Glyphs",
+    "Mixture",
+    "Plane",
+    "Tensors",
+    "checkerboard",
+    "circles",
+    "digits_mixture",
+    "eight_gaussians",
+    "grid_mixture",
+    "log_density",
+    "moons",
+    "pinwheel",
+    "random_mixture",
+    "ring_mixture",
+    "rings",
+    "s_curve",
+    "swiss_roll",
+    "two_spirals",
+]

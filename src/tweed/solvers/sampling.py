@@ -1,0 +1,289 @@
+"""`sample` and `invert`: a run from one end of the process to the other."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tweed.core import grids
+from tweed.core.denoiser import Denoiser
+from tweed.core.processes import Process
+from tweed.core.starts import Start
+from tweed.core.time import working_dtype
+from tweed.errors import InputError, NumericalError
+from tweed.solvers.base import Observer, Problem, Solver
+from tweed.solvers.ddim import DDIM
+
+GridFunction = Callable[..., Tensor]
+
+
+def sample(
+    denoiser: Denoiser,
+    n_or_start: int | Float[Tensor, "b *event"] | Start,
+    *,
+    solver: Solver | None = None,
+    steps: int | None = None,
+    times: Sequence[float] | Float[Tensor, " steps+1"] | None = None,
+    grid: GridFunction | None = None,
+    cond: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+    index: int = 0,
+    progress: bool = False,
+    trajectory: bool = False,
+    shape: Sequence[int] | None = None,
+    observer: Observer | None = None,
+    gradients: bool = False,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Samples from a denoiser: the state carried from noise to data by `solver`.
+
+    Sample `i` is that of number `index + i` under `seed`, whatever the batch; nothing is drawn from a global generator.
+
+    Args:
+        denoiser: any denoiser, guided, cached or otherwise wrapped.
+        n_or_start: how many samples to draw from the prior; or states at the first time, shape (b, *event); or a
+            `Start`, which brings its time.
+        solver: `DDIM()` where not given.
+        steps: steps of the grid (20 where neither `steps` nor `times` is given); not for adaptive solvers.
+        times: the grid itself, decreasing in [0, 1], shape (steps + 1,); or (steps + 1, b) for a grid a sample.
+        grid: a function of `tweed.grids` (`partial` sets its options); `tweed.grids.default` where not given.
+        cond: conditions, tensors with the batch first (or of one row, for all).
+        progress: show a progress bar on stderr.
+        trajectory: return all states, shape (steps + 1, b, *event), the start first.
+        shape: of one sample, where the denoiser does not know it.
+        observer: called as `observer(x, t, i)` after each step; a tensor returned replaces the state.
+        gradients: keep the graph, to differentiate through the run.
+        dtype, device: of the start, where a number is given; the device of the denoiser by default.
+
+    Returns:
+        The samples, shape (b, *event), in float32 or better.
+
+    Raises:
+        InputError: shapes do not fit, times do not decrease or leave [0, 1], `steps` is not positive.
+        IncompatibleError: the solver does not fit the process.
+        NumericalError: a state is not finite; the step is named.
+    """
+    solver = solver or DDIM()
+    _check_solver(solver, denoiser)
+    process = denoiser.process
+    start_time = n_or_start.t if isinstance(n_or_start, Start) else None
+    levels = _levels(process, solver, steps, times, grid, start_time, denoiser.t_max)
+    x = _start(denoiser, n_or_start, levels, cond, seed, index, shape, dtype, device)
+    problem = Problem(denoiser.start(), levels, _conditions(cond, x), seed, index)
+    return _run(solver, problem, x, progress, trajectory, observer, gradients)
+
+
+def invert(
+    denoiser: Denoiser,
+    x0: Float[Tensor, "b *event"],
+    *,
+    solver: Solver | None = None,
+    steps: int | None = None,
+    times: Sequence[float] | Float[Tensor, " steps+1"] | None = None,
+    grid: GridFunction | None = None,
+    cond: Mapping[str, Tensor] | None = None,
+    progress: bool = False,
+    trajectory: bool = False,
+    gradients: bool = False,
+) -> Tensor:
+    """Data to noise: the same ODE solver on the reversed grid; arguments as for `sample`.
+
+    Where log-SNR is infinite at t = 0, `x0` stands for the state at `process.t_min`. `times`, if given, decrease as in
+    `sample`, so that `sample(denoiser, invert(denoiser, x0, times=times), times=times)` returns to `x0` up to the
+    solver's error.
+
+    Raises:
+        InputError: the solver is stochastic, or anything that `sample` raises.
+    """
+    solver = solver or DDIM()
+    _check_solver(solver, denoiser)
+    if solver.stochastic:
+        raise InputError(f"solver: {type(solver).__name__} draws noise; inversion needs a deterministic solver")
+    process = denoiser.process
+    end = process.t_min if process.level(0.0).log_snr == float("inf") else 0.0
+    levels = _levels(process, solver, steps, times, grid, None, denoiser.t_max, end)
+    backwards = levels.flip(0) if isinstance(levels, Tensor) else levels[::-1]
+    x = x0.to(working_dtype(x0))
+    problem = Problem(denoiser.start(), backwards, _conditions(cond, x))
+    return _run(solver, problem, x, progress, trajectory, None, gradients)
+
+
+def _check_solver(solver: Solver, denoiser: Denoiser) -> None:
+    if not isinstance(denoiser, Denoiser):
+        raise InputError(
+            f"denoiser: {type(denoiser).__name__} was given; expected a tweed Denoiser (wrap a network in "
+            "NetworkDenoiser(network, process, target))"
+        )
+    if not isinstance(solver, Solver):
+        raise InputError(f"solver: {solver!r} was given; expected a solver such as tweed.solvers.DPMSolver()")
+    solver.check(denoiser.process)
+
+
+def _levels(
+    process: Process,
+    solver: Solver,
+    steps: int | None,
+    times: Sequence[float] | Tensor | None,
+    grid: GridFunction | None,
+    start: float | Tensor | None,
+    t_max: float,
+    end: float = 0.0,
+) -> tuple[float, ...] | Tensor:
+    if times is not None:
+        if steps is not None or grid is not None:
+            raise InputError("times: give either times, or steps and grid")
+        levels = torch.as_tensor(times, dtype=torch.float64)
+    else:
+        steps = 1 if solver.adaptive else 20 if steps is None else steps
+        first = t_max if start is None or isinstance(start, Tensor) else float(start)
+        levels = (grid or grids.default)(process, steps, start=first, end=end)
+        if isinstance(start, Tensor):
+            # A start time a sample: the same grid, shrunk in time.
+            share = ((levels - end) / (first - end))[:, None]
+            levels = end + share.to(start.device) * (start.double()[None] - end)
+    _check_times(levels)
+    return tuple(levels.tolist()) if levels.ndim == 1 else levels
+
+
+def _check_times(levels: Tensor) -> None:
+    if levels.ndim not in (1, 2) or len(levels) < 2:
+        raise InputError(f"times: shape {tuple(levels.shape)} was given; expected at least two times, (steps + 1,)")
+    falls = levels[1:] < levels[:-1]
+    if not bool(falls.all()):
+        place = int((~falls).nonzero()[0, 0])
+        raise InputError(
+            f"times: times[{place + 1}] is not below times[{place}] "
+            f"({levels[place + 1].tolist()} after {levels[place].tolist()}); expected decreasing times"
+        )
+    if bool((levels < 0).any() | (levels > 1).any()):
+        raise InputError(f"times: from {levels.max().item()} to {levels.min().item()} were given; expected times in [0, 1]")
+
+
+def _start(
+    denoiser: Denoiser,
+    given: int | Tensor | Start,
+    levels: tuple[float, ...] | Tensor,
+    cond: Mapping[str, Tensor] | None,
+    seed: int,
+    index: int,
+    shape: Sequence[int] | None,
+    dtype: torch.dtype,
+    device: torch.device | str | None,
+) -> Tensor:
+    if isinstance(given, Start):
+        given = given.x
+    if isinstance(given, Tensor):
+        if isinstance(levels, Tensor) and levels.shape[1] != len(given):
+            raise InputError(f"times: a grid for {levels.shape[1]} samples was given; expected {len(given)}")
+        return given.to(working_dtype(given))
+    if isinstance(given, bool) or not isinstance(given, int) or given < 0:
+        raise InputError(f"n_or_start: {given!r} was given; expected a number of samples, a state or a Start")
+    y = None if cond is None else cond.get("y")
+    event = shape if shape is not None else denoiser.event if denoiser.event is not None else None
+    if event is None and y is not None:
+        event = y.shape[1:]
+    if event is None:
+        raise InputError("shape: the denoiser does not know the shape of a sample; pass shape=(...) or a start tensor")
+    if isinstance(levels, Tensor):
+        raise InputError("n_or_start: a grid for each sample needs the states themselves, or a Start")
+    if y is not None:
+        y = _rows("y", y, given)
+        dtype = torch.promote_types(dtype, y.dtype) if y.dtype.is_complex else dtype
+    device = device or denoiser.device
+    return denoiser.process.prior(
+        (given, *event), seed, index=index, t=levels[0], y=y, dtype=dtype, device=device
+    )
+
+
+def _conditions(cond: Mapping[str, Tensor] | None, x: Tensor) -> dict[str, Tensor]:
+    if cond is None:
+        return {}
+    return {name: _rows(name, value, len(x)).to(x.device) for name, value in cond.items() if value is not None}
+
+
+def _rows(name: str, value: Tensor, batch: int) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise InputError(f"cond: {name!r} is a {type(value).__name__}; expected a tensor with the batch first")
+    if value.ndim == 0 or len(value) not in (1, batch):
+        raise InputError(f"cond: {name!r} has shape {tuple(value.shape)}; expected {batch} rows (or one for all)")
+    return value if len(value) == batch else value.expand(batch, *value.shape[1:])
+
+
+def _run(
+    solver: Solver,
+    problem: Problem,
+    x: Tensor,
+    progress: bool,
+    trajectory: bool,
+    observer: Observer | None,
+    gradients: bool,
+) -> Tensor:
+    states = [x]
+    bar = _Progress(problem.steps) if progress else None
+
+    def watch(state: Tensor, t: float | Tensor, i: int) -> Tensor | None:
+        changed = None if observer is None else observer(state, t, i)
+        if trajectory:
+            states.append(state if changed is None else changed)
+        if bar is not None:
+            bar.advance()
+        return changed
+
+    watched = watch if (trajectory or bar is not None or observer is not None) else None
+    with nullcontext() if gradients else torch.no_grad():
+        try:
+            result = solver.integrate(problem, x, watched)
+        finally:
+            if bar is not None:
+                bar.close()
+        _check_finite(solver, problem, x, result, observer)
+    if not trajectory:
+        return result
+    states[-1] = result
+    return torch.stack(states)
+
+
+def _check_finite(solver: Solver, problem: Problem, x: Tensor, result: Tensor, observer: Observer | None) -> None:
+    # One look after the loop, none inside it; only a failed run is repeated, to name its step.
+    if bool(torch.isfinite(result).all()):
+        return
+    place = "its start" if not bool(torch.isfinite(x).all()) else None
+
+    def look(state: Tensor, t: float | Tensor, i: int) -> Tensor | None:
+        nonlocal place
+        changed = None if observer is None else observer(state, t, i)
+        if place is None and not bool(torch.isfinite(state if changed is None else changed).all()):
+            at = t if isinstance(t, float) else "its own time a sample"
+            place = f"step {i} of {problem.steps} (to t = {at})"
+        return changed
+
+    if place is None:
+        solver.integrate(replace(problem, denoiser=problem.denoiser.start()), x, look)
+    bad = (~torch.isfinite(result)).flatten(1).any(1).nonzero()[:, 0].tolist() if result.ndim > 1 else []
+    raise NumericalError(
+        f"{type(solver).__name__}: the state is not finite from {place or 'the last step'} on, in samples {bad[:8]}; the "
+        "network's output, or its target at the first time, is not finite there"
+    )
+
+
+class _Progress:
+    """A progress bar on stderr, where a person sees it."""
+
+    def __init__(self, total: int):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._bar.start()
+        self._task = self._bar.add_task("sampling", total=total)
+
+    def advance(self) -> None:
+        self._bar.advance(self._task)
+
+    def close(self) -> None:
+        self._bar.stop()
