@@ -35,10 +35,10 @@ imports: $(VENV)/.ready-dev ## check that imports only go down
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.ready-docs ## build the site into site/, strictly
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-serve: $(VENV)/.ready-docs ## serve the site while it is being written
-	$(BIN)/mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 clean: ## remove what was built and .venv
 	rm -rf $(VENV) site dist .pytest_cache .ruff_cache .import_linter_cache

@@ -27,7 +27,8 @@ FRAMEWORK = {"__init__", "report", "registry", "systems"}
 
 def rooms() -> list[str]:
     """The rooms that hold at least one public module, from the ground up."""
-    return [room for floor in FLOORS for room in floor if modules(SOURCE / room)]
+    names = [room for floor in FLOORS for room in floor if (SOURCE / room / "__init__.py").exists()]
+    return [room for room in names if modules(SOURCE / room)]
 
 
 def modules(room: Path) -> list[Path]:
@@ -58,7 +59,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def reference(room: str) -> str:
     """The page of a room: what it is for, then every public module."""
     first = SOURCE / room / "__init__.py"
-    about = (ast.get_docstring(ast.parse(first.read_text(encoding="utf-8"))) if first.exists() else "") or ""
+    about = ast.get_docstring(ast.parse(first.read_text(encoding="utf-8"))) or ""
     names = [".".join(("tweed", *path.relative_to(SOURCE).with_suffix("").parts)) for path in modules(SOURCE / room)]
     return "\n\n".join([f"# {room}", about, *(f"::: {name}" for name in names)]) + "\n"
 
@@ -103,7 +104,7 @@ def commands() -> str:
         text = (ast.get_docstring(body["run"]) if "run" in body else None) or ast.get_docstring(tree) or ""
         about, _, options = text.partition("Args:")
         lines += ["", f"## tweed {path.stem}", "", about.strip(), ""]
-        lines += [f"- `{name}`: {rest.strip()}" for name, rest in _arguments(options)]
+        lines += [f"- `{_option(body.get('run'), name)}`: {rest.strip()}" for name, rest in _arguments(options)]
         lines += ["", "```bash", *_examples(tree), "```"]
     return "\n".join(lines) + "\n"
 
@@ -118,6 +119,15 @@ def _arguments(section: str) -> list[tuple[str, str]]:
         elif line.strip() and found:
             found[-1] = (found[-1][0], f"{found[-1][1]} {line.strip()}")
     return found
+
+
+def _option(run: ast.FunctionDef | None, name: str) -> str:
+    """How a parameter is written on the command line."""
+    parameters = [*run.args.posonlyargs, *run.args.args] if run else []
+    for parameter in parameters:
+        if parameter.arg == name and parameter.annotation and "Positional" in ast.unparse(parameter.annotation):
+            return name.upper()
+    return "--" + name.replace("_", "-")
 
 
 def _examples(tree: ast.Module) -> list[str]:

@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from tweed import errors
 from tweed.core import exact, grids, processes, random, starts, targets
-from tweed.core.denoiser import CountingDenoiser, Denoiser, FunctionDenoiser, InterpolantDenoiser, NetworkDenoiser, Wrapper
+from tweed.core.denoiser import (
+    CountingDenoiser,
+    Denoiser,
+    FunctionDenoiser,
+    InterpolantDenoiser,
+    NetworkDenoiser,
+    Wrapper,
+)
 from tweed.core.estimate import Estimate
 from tweed.core.exact import EmpiricalDenoiser, GaussianDenoiser, MixtureDenoiser, MixtureInterpolantDenoiser
 from tweed.core.starts import Start

@@ -23,7 +23,7 @@ EXAMPLES = (
 def run(
     slugs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[SYSTEM ...]")] = (),
     *,
-    every: Annotated[bool, tyro.conf.arg(name="all")] = False,
+    all: bool = False,
     seed: int = 0,
     scale: Scale = "default",
     out: Path = Path("out"),
@@ -35,13 +35,13 @@ def run(
 
     Args:
         slugs: The systems, by the names that `tweed systems` lists.
-        every: Run every system whose recipe is built.
+        all: Run every system whose recipe is built.
         seed: Any integer; every random number follows from it.
         scale: `smoke` takes seconds, `default` some minutes on two cores, `gpu` needs a CUDA device.
         out: The folder for the reports.
         json: Print one JSON object on stdout; progress goes to stderr.
     """
-    chosen = _chosen(slugs, every)
+    chosen = _chosen(slugs, all)
     reports: list[Report] = []
     errors: dict[str, Exception] = {}
     for slug in chosen:
@@ -60,16 +60,20 @@ def run(
         reports.append(report)
         if not json:
             _print(report, folder)
-    holds = not errors and all(report.holds for report in reports)
+    code = _code(reports, errors)
     if json:
         failures = [{"slug": slug, "error": f"{type(error).__name__}: {error}"} for slug, error in errors.items()]
         written = [report.to_dict() for report in reports]
-        print_json({"holds": holds, "seed": seed, "scale": scale, "reports": written, "errors": failures})
+        print_json({"holds": code == 0, "seed": seed, "scale": scale, "reports": written, "errors": failures})
     elif len(chosen) > 1:
         _print_summary(reports, errors)
+    return code
+
+
+def _code(reports: list[Report], errors: dict[str, Exception]) -> int:
     if errors:
         return 2 if all(isinstance(error, TweedError | OSError) for error in errors.values()) else 70
-    return 0 if holds else 1
+    return 0 if all(report.holds for report in reports) else 1
 
 
 def _chosen(slugs: tuple[str, ...], every: bool) -> list[str]:

@@ -162,9 +162,12 @@ class NetworkDenoiser(Denoiser):
         preconditioned = isinstance(target, targets.EDM)
         self.network, self.process, self.target = network, process, target
         self.time = choose("time", time or ("c_noise" if preconditioned else "time"), list(_TIME_INPUTS))
-        self.input_scale = choose("input_scale", input_scale or ("unit" if preconditioned else "none"), ("none", "unit"))
+        self.input_scale = choose(
+            "input_scale", input_scale or ("unit" if preconditioned else "none"), ("none", "unit")
+        )
         self.data_std = target.data_std if isinstance(target, targets.EDM) else data_std
         self._dtype = self._network_dtype()
+        # Numbers already computed for a time: the process is immutable, so they cannot change.
         self._labels: dict[float, float] = {}
         self._scales: dict[float, float] = {}
 
@@ -204,9 +207,10 @@ class NetworkDenoiser(Denoiser):
         return x * scale
 
     def forward(self, x, t, **cond):
-        state = x if x.dtype == working_dtype(x) else x.to(working_dtype(x))
+        dtype = working_dtype(x)
+        state = x if x.dtype is dtype else x.to(dtype)
         given = state if self.input_scale == "none" else self._scaled(state, t)
-        if self._dtype is not None and given.dtype != self._dtype and not given.dtype.is_complex:
+        if self._dtype is not None and self._dtype is not dtype and not dtype.is_complex:
             given = given.to(self._dtype)
         answer = self.network(given, self.time_input(x, t), **cond)
         if not isinstance(answer, Tensor) or answer.shape != x.shape:
@@ -225,9 +229,7 @@ class InterpolantDenoiser(Denoiser):
             only the ODE is wanted, or where the interpolant has no latent noise.
     """
 
-    def __init__(
-        self, velocity: Callable[..., Tensor], noise: Callable[..., Tensor] | None, process: Interpolant
-    ):
+    def __init__(self, velocity: Callable[..., Tensor], noise: Callable[..., Tensor] | None, process: Interpolant):
         super().__init__()
         if process.endpoint != "drawn":
             raise IncompatibleError("process: a one-sided interpolant is Gaussian; use NetworkDenoiser")

@@ -7,7 +7,7 @@ from torch import Tensor
 from tweed.core import targets
 from tweed.core.processes import Process
 from tweed.core.targets import Target
-from tweed.core.time import Time, left, working_dtype
+from tweed.core.time import Time, left, times_number, working_dtype
 from tweed.errors import IncompatibleError, InputError
 
 _DATA, _NOISE, _SCORE = targets.Data(), targets.Noise(), targets.Score()
@@ -44,28 +44,29 @@ class Estimate:
 
     def to(self, wanted: Target) -> Float[Tensor, "b *event"]:
         """The answer to any other target, by `tweed.targets.convert`."""
-        x, answer = self.x, self.answer
+        x, answer, process = self.x, self.answer, self.process
         dtype = working_dtype(x)
-        if answer.dtype != dtype:
+        if answer.dtype is not dtype:
             answer = answer.to(dtype)
-        if wanted == self.target:
+        if wanted is self.target or wanted == self.target:
             return answer
-        if x.dtype != dtype:
+        if x.dtype is not dtype:
             x = x.to(dtype)
-        if self.process.endpoint == "drawn" and self.y is not None:
-            state, scale, shift = targets.convert_given_endpoint(self.process, self.target, wanted, self.t)
+        endpoint = process.endpoint
+        if endpoint == "drawn" and self.y is not None:
+            state, scale, shift = targets.convert_given_endpoint(process, self.target, wanted, self.t)
         else:
-            state, scale, shift = targets.convert(self.process, self.target, wanted, self.t)
+            state, scale, shift = targets.convert(process, self.target, wanted, self.t)
         if isinstance(state, Tensor):
             result = left(state, x) * x + left(scale, x) * answer  # type: ignore[arg-type]
             shift_by = left(shift, x)  # type: ignore[arg-type]
         else:
             # Numbers: two fused operations, and none where a coefficient vanishes.
-            result = answer * scale
+            result = times_number(answer, scale)  # type: ignore[arg-type]
             if state != 0.0:
                 result = torch.add(result, x, alpha=state)
             shift_by = shift
-        if self.process.endpoint != "none":
+        if endpoint != "none":
             if self.y is None:
                 raise InputError("y: the process is conditioned on an endpoint; pass y=... to the denoiser")
             result = result + shift_by * self.y.to(dtype)

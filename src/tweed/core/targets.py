@@ -118,9 +118,9 @@ def convert(process: Process, given: Target, wanted: Target, t: float | Tensor) 
     Raises:
         IncompatibleError: the process has a drawn endpoint, whose row has one unknown too many.
     """
-    if isinstance(t, Tensor):
-        return _convert(process, given, wanted, t.to(torch.float64))
-    return _convert_number(process, given, wanted, t)
+    if not isinstance(t, Tensor):
+        return _convert_number(process, given, wanted, t)
+    return _convert(process, given, wanted, t.to(torch.float64))
 
 
 def _convert(process: Process, given: Target, wanted: Target, t: Tensor) -> Conversion:

@@ -119,7 +119,7 @@ class Upsample(nn.Module):
 
     def forward(self, h: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *double"]:
         """The state at twice the resolution."""
-        return self.conv(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+        return self.conv(F.interpolate(_layout(h, self.conv, growth=4), scale_factor=2.0, mode="nearest"))
 
 
 class Join(nn.Module):
@@ -134,8 +134,9 @@ class Join(nn.Module):
 class UNet(nn.Module):
     """U-Net on (b, in_channels, length) or (b, in_channels, height, width).
 
-    Any size that `patch * 2^(levels - 1)` divides goes in. On the CPU images run in channels-last layout whatever
-    layout they come in; on other devices the layout of the input and of the weights decides.
+    Any size that `patch * 2^(levels - 1)` divides goes in. On the CPU the memory layout is chosen inside; on
+    other devices that of the input and of the weights decides. `net.to(memory_format=torch.channels_last)` is the
+    fastest for images everywhere (make the weights contiguous again before saving them).
 
     Args:
         in_channels: channels of the input, without those of the endpoint.
@@ -281,14 +282,14 @@ class UNet(nn.Module):
         embedding = self.activation(time if told is None else time + told)
 
         h = with_endpoint(x.to(float_dtype(self)), y, self.endpoint_channels, 1)
-        h = self.input(_inner_layout(_fold(h, self.patch)))
+        h = self.input(_layout(_fold(h, self.patch), self.input))
         skips = [h]
         for level in range(self.levels):
             for stage in self.down[level]:  # type: ignore[union-attr]
                 h = self._run(stage, h, embedding, context)
                 skips.append(h)
             if level < self.levels - 1:
-                h = self.downsample[level](h)
+                h = _layout(self.downsample[level](h), self.downsample[level])
                 skips.append(h)
         for stage in self.middle:
             h = self._run(stage, h, embedding, context)
@@ -333,11 +334,14 @@ def _check_options(
             raise InputError(f"attention_levels: {factor} was given; expected downsampling factors among {factors}")
 
 
-def _inner_layout(x: Tensor) -> Tensor:
-    # Convolutions on the CPU are faster in channels-last. Written with permutations, so that vmap can follow.
-    if x.ndim == 4 and x.device.type == "cpu":
-        return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-    return x
+def _layout(h: Tensor, conv: nn.Module, growth: int = 1) -> Tensor:
+    # On the CPU, channels-last convolutions are faster on large maps (from 16 x 16), but not worth a copy of the weights
+    # on small ones. Written with permutations, which vmap can follow. `growth`: of the map, before it meets `conv`.
+    if h.ndim != 4 or h.device.type != "cpu":
+        return h
+    if growth * h.shape[2] * h.shape[3] >= 256 or getattr(conv, "weight", h).stride(1) == 1:
+        return h.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return h.contiguous()
 
 
 def _fold(x: Tensor, patch: int) -> Tensor:

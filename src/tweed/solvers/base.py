@@ -113,7 +113,8 @@ class Solver(ABC):
         return False
 
     def check(self, process: Process) -> None:
-        """Raise an `IncompatibleError` where the solver cannot follow this process; none by default."""
+        """Raise an `IncompatibleError` where the solver cannot follow this process; any is fine by default."""
+        return
 
     def init(self, problem: Problem, x: Float[Tensor, "b *event"]) -> State:
         """The state before the first step."""

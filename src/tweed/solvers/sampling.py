@@ -160,7 +160,9 @@ def _check_times(levels: Tensor) -> None:
             f"({levels[place + 1].tolist()} after {levels[place].tolist()}); expected decreasing times"
         )
     if bool((levels < 0).any() | (levels > 1).any()):
-        raise InputError(f"times: from {levels.max().item()} to {levels.min().item()} were given; expected times in [0, 1]")
+        raise InputError(
+            f"times: from {levels.max().item()} to {levels.min().item()} were given; expected times in [0, 1]"
+        )
 
 
 def _start(
@@ -194,9 +196,7 @@ def _start(
         y = _rows("y", y, given)
         dtype = torch.promote_types(dtype, y.dtype) if y.dtype.is_complex else dtype
     device = device or denoiser.device
-    return denoiser.process.prior(
-        (given, *event), seed, index=index, t=levels[0], y=y, dtype=dtype, device=device
-    )
+    return denoiser.process.prior((given, *event), seed, index=index, t=levels[0], y=y, dtype=dtype, device=device)
 
 
 def _conditions(cond: Mapping[str, Tensor] | None, x: Tensor) -> dict[str, Tensor]:

@@ -20,13 +20,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tweed.core import targets
 from tweed.core.processes import Process
-from tweed.core.time import left
+from tweed.core.targets import Target
+from tweed.core.time import left, times_number
 from tweed.errors import IncompatibleError
-from tweed.solvers.base import Form, Problem, Solver, State, Transition, require_gaussian
+from tweed.solvers.base import Form, Observer, Problem, Solver, State, Transition, require_gaussian
 
 Number = float | Tensor
-_READ = {"data": "x0", "noise": "eps", "velocity": "velocity"}
+_READ: dict[str, Target] = {"data": targets.Data(), "noise": targets.Noise(), "velocity": targets.Velocity()}
 
 
 class Row(NamedTuple):
@@ -94,12 +96,19 @@ class TableSolver(Solver):
 
     def step(self, problem: Problem, state: State, i: int) -> State:
         x, (table, estimates) = state
-        keep, read = table.memory, _READ[table.form]
-        for number, row in enumerate(table.steps[i]):
-            x, estimates = _advance(problem, row, x, estimates, keep, read)
-            if isinstance(row.noise, Tensor) or row.noise != 0.0:
-                x = _add(x, problem.noise(x, i, number), row.noise)
+        x, estimates = _step(problem, table, i, x, estimates)
         return State(x, Memory(table, estimates))
+
+    def integrate(
+        self, problem: Problem, x: Float[Tensor, "b *event"], observer: Observer | None = None
+    ) -> Float[Tensor, "b *event"]:
+        if observer is not None:
+            return super().integrate(problem, x, observer)
+        # The same steps without a state object each.
+        table, estimates = _table(self, problem), ()
+        for i in range(len(table.steps)):
+            x, estimates = _step(problem, table, i, x, estimates)
+        return x
 
     def transition(self, problem: Problem, state: State, i: int) -> Transition:
         """Step `i` as a Gaussian; its mean carries gradients where they are enabled.
@@ -109,31 +118,47 @@ class TableSolver(Solver):
         """
         x, (table, estimates) = state
         *inner, last = table.steps[i]
-        if any(isinstance(row.noise, Tensor) or row.noise != 0.0 for row in inner):
-            raise IncompatibleError(f"solver: a step of {type(self).__name__} with these options is no Gaussian transition")
+        if any(_draws(row) for row in inner):
+            raise IncompatibleError(
+                f"solver: a step of {type(self).__name__} with these options is no Gaussian transition"
+            )
         for row in (*inner, last):
             x, estimates = _advance(problem, row, x, estimates, table.memory, _READ[table.form])
         std = left(last.noise, x) if isinstance(last.noise, Tensor) else last.noise
         return Transition(x, std, Memory(table, estimates))
 
 
-def _advance(problem: Problem, row: Row, x: Tensor, memory: tuple, keep: int, read: str) -> tuple[Tensor, tuple]:
-    if row.evaluate:
-        estimate = getattr(problem.estimate(x, row.t), read)
-        memory = (estimate, *memory[: keep - 1])
-    if isinstance(row.state, Tensor):
-        result = left(row.state, x) * x
-        for coefficient, estimate in zip(row.estimates, memory, strict=False):
+def _draws(row: Row) -> bool:
+    return isinstance(row.noise, Tensor) or row.noise != 0.0
+
+
+def _step(problem: Problem, table: Table, i: int, x: Tensor, estimates: tuple) -> tuple[Tensor, tuple]:
+    keep, read = table.memory, _READ[table.form]
+    for number, row in enumerate(table.steps[i]):
+        x, estimates = _advance(problem, row, x, estimates, keep, read)
+        if _draws(row):
+            x = _add(x, problem.noise(x, i, number), row.noise)
+    return x, estimates
+
+
+def _advance(problem: Problem, row: Row, x: Tensor, memory: tuple, keep: int, read: Target) -> tuple[Tensor, tuple]:
+    t, state, estimates, _, endpoint, evaluate = row
+    if evaluate:
+        estimate = problem.denoiser(x, t, **problem.cond).to(read)
+        memory = (estimate, *memory[: keep - 1]) if keep > 1 else (estimate,)
+    if isinstance(state, Tensor):
+        result = left(state, x) * x
+        for coefficient, estimate in zip(estimates, memory, strict=False):
             result = result + left(coefficient, x) * estimate  # type: ignore[arg-type]
         if problem.y is not None and problem.process.endpoint != "none":
-            result = result + left(row.endpoint, x) * problem.y.to(x.dtype)  # type: ignore[arg-type]
+            result = result + left(endpoint, x) * problem.y.to(x.dtype)  # type: ignore[arg-type]
         return result, memory
-    result = x * row.state
-    for coefficient, estimate in zip(row.estimates, memory, strict=False):
+    result = times_number(x, state)
+    for coefficient, estimate in zip(estimates, memory, strict=False):
         if coefficient != 0.0:
             result.add_(estimate, alpha=coefficient)  # type: ignore[arg-type]
-    if row.endpoint != 0.0 and problem.y is not None:
-        result.add_(problem.y.to(x.dtype), alpha=row.endpoint)  # type: ignore[arg-type]
+    if endpoint != 0.0 and problem.y is not None:
+        result.add_(problem.y.to(x.dtype), alpha=endpoint)  # type: ignore[arg-type]
     return result, memory
 
 
@@ -189,9 +214,7 @@ def with_endpoint(process: Process, table: Table, times: Sequence[float] | Tenso
         return process.beta(t) if isinstance(t, Tensor) else process.level(t).beta
 
     shifted = iter(
-        row
-        if table.form == "velocity" and row.evaluate
-        else row._replace(endpoint=beta(end) - row.state * beta(row.t))
+        row if table.form == "velocity" and row.evaluate else row._replace(endpoint=beta(end) - row.state * beta(row.t))
         for row, end in zip(rows, ends, strict=True)
     )
     return Table(table.form, tuple(tuple(next(shifted) for _ in step) for step in table.steps))

@@ -35,7 +35,9 @@ class EmpiricalDenoiser(Denoiser):
         InputError: shapes do not fit, or `sigma0` is negative.
     """
 
+    event: tuple[int, ...]
     data: Tensor
+    labels: Tensor | None
 
     def __init__(
         self,
@@ -64,7 +66,9 @@ class EmpiricalDenoiser(Denoiser):
     def _moments(self, x: Tensor, t: Time, cond: dict, mean: bool) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """Log density (b,), mean of the matching points (b, d), and the process's alpha and variance, (b or 1, d or 1)."""
         if tuple(x.shape[1:]) != self.event:
-            raise InputError(f"x: shape {tuple(x.shape)} was given; expected (batch, {', '.join(map(str, self.event))})")
+            raise InputError(
+                f"x: shape {tuple(x.shape)} was given; expected (batch, {', '.join(map(str, self.event))})"
+            )
         time = as_time(t)
         x = x.double()
         alpha, sigma = (_per_element(c, x) for c in (self.process.alpha(time), self.process.sigma(time)))
@@ -123,7 +127,8 @@ class EmpiricalDenoiser(Denoiser):
             time = as_time(t)
             shifted = x.double()
             if self.process.endpoint != "none":
-                shifted = shifted - left(self.process.beta(time), shifted) * cond["y"].double()
+                y = self.process._require(cond.get("y"), "denoiser")
+                shifted = shifted - left(self.process.beta(time), shifted) * y.double()
             gain = alpha * self.sigma0**2 / variance
             mean = matched + gain * (shifted.reshape(len(x), -1) - alpha * matched)
         return Estimate(x.to(dtype), t, mean.reshape(x.shape).to(dtype), self.process, _DATA, cond.get("y"))

@@ -38,8 +38,12 @@ class MixtureDenoiser(Denoiser):
             semi-definite.
     """
 
+    event: tuple[int, ...]
     means: Tensor
+    values: Tensor
+    vectors: Tensor | None
     log_weights: Tensor
+    labels: Tensor | None
 
     def __init__(
         self,
@@ -81,15 +85,15 @@ class MixtureDenoiser(Denoiser):
     def _components(self, x: Tensor, t: Time, cond: dict) -> tuple[Tensor, Tensor]:
         """Log joint weights (b, k) and posterior means (b, k, d) of the components."""
         if tuple(x.shape[1:]) != self.event:
-            raise InputError(f"x: shape {tuple(x.shape)} was given; expected (batch, {', '.join(map(str, self.event))})")
+            raise InputError(
+                f"x: shape {tuple(x.shape)} was given; expected (batch, {', '.join(map(str, self.event))})"
+            )
         time = as_time(t)
         x = self._center(x.double(), cond.get("y"), time)
         full = torch.ones(x.shape, dtype=torch.float64, device=x.device)
         flat = x.reshape(len(x), 1, -1)
         alpha, sigma = (
-            (left(c, x) * (full if c.ndim > 1 else 1.0)).reshape(
-                (len(x), 1, -1) if c.ndim > 1 else (-1, 1, 1)
-            )
+            (left(c, x) * (full if c.ndim > 1 else 1.0)).reshape((len(x), 1, -1) if c.ndim > 1 else (-1, 1, 1))
             for c in (self.process.alpha(time), self.process.sigma(time))
         )
         centered = flat - alpha * self.means

@@ -38,7 +38,9 @@ class FromBetas(Process):
     def __init__(self, betas: Sequence[float] | Tensor, zero_terminal_snr: bool = False):
         values = torch.as_tensor(betas, dtype=torch.float64).detach().cpu()
         if values.ndim != 1 or len(values) == 0:
-            raise InputError(f"betas: shape {tuple(values.shape)} was given; expected a sequence of at least one number")
+            raise InputError(
+                f"betas: shape {tuple(values.shape)} was given; expected a sequence of at least one number"
+            )
         inside = (values > 0) & ((values < 1) | (torch.arange(len(values)) == len(values) - 1) & (values == 1))
         if not bool(inside.all()):
             place = int((~inside).nonzero()[0])

@@ -1,0 +1,5 @@
+"""Guidance: denoisers made from denoisers."""
+
+from tweed.guidance.classifier_free import ClassifierFree
+
+__all__ = ["ClassifierFree"]

@@ -1,0 +1,43 @@
+"""Distances between sample sets, and judges of samples; all in float64, with bounded memory."""
+
+from tweed.metrics.classifier import (
+    Classifier,
+    accuracy,
+    confusion,
+    entropy_score,
+    features,
+    load_classifier,
+    log_probabilities,
+    save_classifier,
+    train_classifier,
+)
+from tweed.metrics.frechet import Moments, frechet_distance, frechet_distance_of_moments
+from tweed.metrics.kernel import energy_distance, median_bandwidth, mmd
+from tweed.metrics.manifold import Manifold, coverage, density, manifold, precision, recall
+from tweed.metrics.transport import sliced_wasserstein, wasserstein
+
+__all__ = [
+    "Classifier",
+    "Manifold",
+    "Moments",
+    "accuracy",
+    "confusion",
+    "coverage",
+    "density",
+    "energy_distance",
+    "entropy_score",
+    "features",
+    "frechet_distance",
+    "frechet_distance_of_moments",
+    "load_classifier",
+    "log_probabilities",
+    "manifold",
+    "median_bandwidth",
+    "mmd",
+    "precision",
+    "recall",
+    "save_classifier",
+    "sliced_wasserstein",
+    "train_classifier",
+    "wasserstein",
+]
