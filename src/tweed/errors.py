@@ -38,9 +38,12 @@ def choose(argument: str, name: str, options: Mapping[str, Any] | Iterable[str])
     names = list(options)
     if name in names:
         return options[name] if isinstance(options, Mapping) else name
-    near = difflib.get_close_matches(str(name), names, n=3)
+    # Names that begin like it, else those spelt like it; in small letters, since "ddim" is DDIM.
+    small, given = {str(n).lower(): str(n) for n in names}, str(name).lower()
+    near = [n for key, n in small.items() if given and key.startswith(given)][:3]
+    near = near or [small[key] for key in difflib.get_close_matches(given, small, n=3)]
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    raise InputError(f"{argument}: {name!r} is unknown{hint} (expected one of: {', '.join(map(str, sorted(names)))})")
+    raise InputError(f"{argument}: {name!r} is unknown{hint} (expected one of: {', '.join(sorted(map(str, names)))})")
 
 
 def reject_unknown(argument: str, given: Iterable[str], known: Iterable[str]) -> None:

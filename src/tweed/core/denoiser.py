@@ -1,7 +1,9 @@
 """The one interface everything meets at: `denoiser(x, t, **cond) -> Estimate`."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,6 +69,16 @@ class Wrapper(Denoiser):
     def t_max(self) -> float:
         return self.denoiser.t_max
 
+    def start(self) -> "Denoiser":
+        """This wrapper around the wrapped denoiser's own start; one with a memory of its own overrides it."""
+        inner = self.denoiser.start()
+        if inner is self.denoiser:
+            return self
+        fresh = copy(self)
+        # A shallow copy shares its dictionary of modules; the original keeps its denoiser.
+        fresh._modules = {**self._modules, "denoiser": inner}
+        return fresh
+
 
 class FunctionDenoiser(Denoiser):
     """A denoiser from any function `(x, t, **cond) -> answer` to `target`; `t` reaches it as it is given."""
@@ -91,12 +103,22 @@ class CountingDenoiser(Wrapper):
 
     def __init__(self, denoiser: Denoiser):
         super().__init__(denoiser)
-        self.evaluations = 0
-        self.samples = 0
+        # Shared with the copies that `start` makes, so that a run is counted here.
+        self._counts = {"evaluations": 0, "samples": 0}
+
+    @property
+    def evaluations(self) -> int:
+        """The calls so far."""
+        return self._counts["evaluations"]
+
+    @property
+    def samples(self) -> int:
+        """The rows over all calls so far."""
+        return self._counts["samples"]
 
     def forward(self, x, t, **cond):
-        self.evaluations += 1
-        self.samples += len(x)
+        self._counts["evaluations"] += 1
+        self._counts["samples"] += len(x)
         return self.denoiser(x, t, **cond)
 
 
@@ -173,7 +195,9 @@ class NetworkDenoiser(Denoiser):
 
     @property
     def t_max(self) -> float:
-        return self.process.t_max if singular_at(self.process, self.target, 1.0) else 1.0
+        # A label in log-SNR must be finite too.
+        told = self.time in ("log_snr", "c_noise") and math.isinf(self.process.level(1.0).log_snr)
+        return self.process.t_max if told or singular_at(self.process, self.target, 1.0) else 1.0
 
     def _network_dtype(self) -> torch.dtype | None:
         if not isinstance(self.network, nn.Module):

@@ -7,7 +7,7 @@ from torch import Tensor
 from tweed.core import targets
 from tweed.core.processes import Process
 from tweed.core.targets import Target
-from tweed.core.time import Time, left, times_number, working_dtype
+from tweed.core.time import Time, as_time, left, times_number, working_dtype
 from tweed.errors import IncompatibleError, InputError
 
 _DATA, _NOISE, _SCORE = targets.Data(), targets.Noise(), targets.Score()
@@ -148,10 +148,10 @@ class TwoSidedEstimate(Estimate):
         ends = self._ends(noise)
         if wanted == _DATA:
             return ends[0]
-        from tweed.core.time import as_time
-
         row = wanted.row(self.process, as_time(self.t))
-        return left(row.data, noise) * ends[0] + left(row.noise, noise) * noise + left(row.endpoint, noise) * ends[1]
+        share = left(row.endpoint, noise)
+        known = left(row.data, noise) * ends[0] + left(row.noise, noise) * noise
+        return known + torch.where(share == 0.0, 0.0, share * ends[1])
 
     @property
     def x1(self) -> Float[Tensor, "b *event"]:
@@ -166,7 +166,9 @@ class TwoSidedEstimate(Estimate):
         alpha_dot, beta_dot, sigma_dot = (left(c, x) for c in (p.alpha_dot(t), p.beta_dot(t), p.sigma_dot(t)))
         position, speed = x - sigma * noise, self.answer.to(noise.dtype) - sigma_dot * noise
         determinant = alpha * beta_dot - beta * alpha_dot
-        return (
-            (beta_dot * position - beta * speed) / determinant,
-            (alpha * speed - alpha_dot * position) / determinant,
-        )
+        data = (beta_dot * position - beta * speed) / determinant
+        other = (alpha * speed - alpha_dot * position) / determinant
+        # Where one end has no share (mirror, encoder-decoder) the position is the other's alone.
+        data = torch.where((beta == 0.0) & (beta_dot == 0.0), position / alpha, data)
+        other = torch.where((alpha == 0.0) & (alpha_dot == 0.0), position / beta, other)
+        return data, other

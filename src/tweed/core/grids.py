@@ -72,8 +72,11 @@ def _spaced(process: Process, steps: int, start: float, end: float, space) -> Gr
             f"grid: {type(process).__name__} has no log-SNR that falls in time; use uniform or quadratic"
         )
     infinite = [process.level(t).log_snr in (float("inf"), float("-inf")) for t in (start, end)]
-    first = process.t_max if infinite[0] else start
-    last = min(process.t_min, first) if infinite[1] else end
+    first, last = start, end
+    if infinite[0]:
+        first = process.t_max if end < process.t_max else 0.5 * (start + end)
+    if infinite[1]:
+        last = process.t_min if process.t_min < first else 0.5 * (first + end)
     inner = steps - sum(infinite)
     if inner < 1:
         # One step from end to end (or two with one stop between): there is nothing to space.

@@ -45,10 +45,11 @@ def _mix_int(z: int) -> int:
 
 
 def fold(seed: int, *words: int) -> int:
-    """A new 63-bit seed from `seed` and any further integers; other words give an unrelated seed."""
+    """A new 63-bit seed from `seed` and any further integers (modulo 2^64); other words give an unrelated seed."""
     state = _mix_int(seed + _GOLDEN)
     for word in words:
-        state = _mix_int(state ^ _mix_int(word + _GOLDEN))
+        # Not symmetric: (3, 4) is not (4, 3), and (3, 3) is not (4, 4).
+        state = _mix_int(state * _MIX_1 + _mix_int(word + _GOLDEN))
     return state >> 1
 
 
@@ -80,16 +81,19 @@ def uniform(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Float[Tensor, "b ..."]:
-    """Uniform numbers in the open interval (0, 1), shape `shape` = (batch, ...).
+    """Uniform numbers in the open interval (0, 1), shape `shape` = (batch, ...); 0 and 1 are not among them.
 
     Args:
-        seed: any integer; 0 is a seed like the others.
+        seed: any integer, modulo 2^64; 0 is a seed like the others.
         index: the number of the first sample (the rows are `index, index + 1, ...`), or the number of each, shape (b,).
         draw: which draw of these samples this is (a step of a sampler, say).
     """
     batch, width = _split(shape)
-    z = _shift(_words(batch, width, seed, index, draw, device), 11)
-    return ((z.double() + 0.5) * 2.0**-53).to(dtype).reshape(tuple(shape))
+    z = _shift(_words(batch, width, seed, index, draw, device), 12)
+    # 52 bits and a half are exact in float64; narrower types would round the largest to 1.
+    limits = torch.finfo(dtype)
+    u = ((z.double() + 0.5) * 2.0**-52).to(dtype).clamp_(limits.tiny, 1.0 - 0.5 * limits.eps)
+    return u.reshape(tuple(shape))
 
 
 def normal(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tweed.core import random
 from tweed.core.processes import Process
-from tweed.core.time import Time, as_time
+from tweed.core.time import Time, as_time, working_dtype
 from tweed.errors import InputError
 
 
@@ -42,7 +42,7 @@ def noised(
     time = as_time(t)
     if time.ndim > 1 or (time.ndim == 1 and time.shape != (len(x0),)):
         raise InputError(f"t: shape {tuple(time.shape)} was given; expected () or ({len(x0)},)")
-    noise = random.normal(x0.shape, seed, index=index, dtype=x0.dtype, device=x0.device)
+    noise = random.normal(x0.shape, seed, index=index, dtype=working_dtype(x0), device=x0.device)
     return Start(process.perturb(x0, t, noise, y), t if not isinstance(t, Tensor) or t.ndim else float(t))
 
 
@@ -50,5 +50,5 @@ def stack(*starts: Start) -> Start:
     """Several starts as one batch, each sample keeping its own time."""
     if not starts:
         raise InputError("starts: none was given; expected at least one")
-    times = [as_time(s.t).expand(len(s.x)) for s in starts]
+    times = [as_time(s.t).to(s.x.device).expand(len(s.x)) for s in starts]
     return Start(torch.cat([s.x for s in starts]), torch.cat(times))

@@ -68,11 +68,11 @@ def _around(curve: Callable[[Tensor], Tensor], noise: float, n: int, seed: int, 
     return pieces[torch.arange(n), piece] + noise * _z(n, 2, seed, index)
 
 
-def _around_log_prob(curve: Callable[[Tensor], Tensor], noise: float, x: Points) -> Float[Tensor, " n"]:
+def _around_log_prob(curve: Callable[[Tensor], Tensor], noise: float, count: int, x: Points) -> Float[Tensor, " n"]:
     import numpy as np
 
-    # In panels, since S has a kink of the second order at its middle.
-    nodes, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(128))
+    # Two panels of `count` nodes, less than `noise` apart: S has a kink of the second order at its middle.
+    nodes, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(count))
     u = torch.cat((0.25 * (nodes + 1.0), 0.25 * (nodes + 3.0)))
     points = curve(u)
     log_weight = (0.25 * weights.repeat(2)).log()[:, None].expand(points.shape[:2]) - math.log(points.shape[1])
@@ -215,11 +215,11 @@ DENSITIES = {
     "checkerboard": Density(checkerboard, _checkerboard_log_prob),
     "circles": Density(circles, lambda x: _rings_log_prob((0.75, 1.5), x)),
     "eight_gaussians": Density(eight_gaussians, lambda x: _eight().log_prob(x)),
-    "moons": Density(moons, lambda x: _around_log_prob(_moon, _MOON_NOISE, x)),
+    "moons": Density(moons, lambda x: _around_log_prob(_moon, _MOON_NOISE, 48, x)),
     "pinwheel": Density(pinwheel, _pinwheel_log_prob),
     "rings": Density(rings, lambda x: _rings_log_prob(_RADII, x)),
-    "s_curve": Density(s_curve, lambda x: _around_log_prob(_s, _S_NOISE, x)),
-    "swiss_roll": Density(swiss_roll, lambda x: _around_log_prob(_roll, _ROLL_NOISE, x)),
+    "s_curve": Density(s_curve, lambda x: _around_log_prob(_s, _S_NOISE, 72, x)),
+    "swiss_roll": Density(swiss_roll, lambda x: _around_log_prob(_roll, _ROLL_NOISE, 160, x)),
     "two_spirals": Density(two_spirals, _two_spirals_log_prob),
 }
 

@@ -3,8 +3,8 @@
 Class = character, style = font. Every (character, font) is drawn once with FreeType at twice the wanted resolution; a
 batch is then one affine resampling of these drawings (rotation, scale, aspect, shear, shift), averaged down 2x2, so
 edges stay anti-aliased. In each font the characters share one scale and one baseline, chosen so that their common
-vertical extent is `HEIGHT` of the image; each is centred horizontally by its ink, and condensed where it would be wider
-than `WIDTH` of the image.
+vertical extent is `HEIGHT` of the image; each is centred horizontally by the box of its ink and its advance, and
+condensed where that would be wider than `WIDTH` of the image.
 """
 
 import functools

@@ -67,8 +67,8 @@ class SelfAttention(nn.Module):
         self.heads = head_count(width, heads, None)
         self.kind: AttentionKind = kind
         self.qkv = nn.Linear(width, 3 * width)
-        self.query_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
-        self.key_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.query_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else None
+        self.key_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else None
         self.out = nn.Linear(width, width)
         if zero_init:
             zero(self.out)
@@ -80,7 +80,10 @@ class SelfAttention(nn.Module):
         batch, count, width = x.shape
         qkv = self.qkv(x).view(batch, count, 3, self.heads, width // self.heads)
         query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))
-        query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
+        if self.query_norm is not None and self.key_norm is not None:  # in the weights' precision, under autocast too
+            precision = self.qkv.weight.dtype
+            query = self.query_norm(query.to(precision)).to(value.dtype)
+            key = self.key_norm(key.to(precision)).to(value.dtype)
         if rotation is not None:
             query, key = rotate(query, *rotation), rotate(key, *rotation)
         return self.out(attend(query, key, value, self.kind).transpose(1, 2).reshape(batch, count, width))
@@ -112,7 +115,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Float[Tensor, "b n d"], context: Float[Tensor, "b m c"]) -> Float[Tensor, "b n d"]:
         """The answer for each token of `x`."""
         batch, count, width = x.shape
-        query = self.query(x).view(batch, count, self.heads, -1).transpose(1, 2)
+        query = self.query(x).view(batch, count, self.heads, width // self.heads).transpose(1, 2)
         pair = self.key_value(context).view(batch, context.shape[1], 2, self.heads, width // self.heads)
         key, value = (part.transpose(1, 2) for part in pair.unbind(2))
         return self.out(attend(query, key, value, self.kind).transpose(1, 2).reshape(batch, count, width))

@@ -30,10 +30,14 @@ def sinusoidal(x: Float[Tensor, "*shape"], dim: int, *, scale: float = 1.0, peri
     Raises:
         InputError: `dim` is odd or not positive.
     """
-    if dim < 2 or dim % 2:
-        raise InputError(f"dim: {dim} was given; expected a positive even number of sinusoidal features")
+    _check_features(dim)
     phases = _wide(x).unsqueeze(-1) * (scale * _frequencies(dim // 2, period, x.device))
     return torch.cat((phases.cos(), phases.sin()), dim=-1)
+
+
+def _check_features(dim: int) -> None:
+    if dim < 2 or dim % 2:
+        raise InputError(f"dim: {dim} was given; expected a positive even number of Fourier features")
 
 
 def _frequencies(count: int, period: float, device: torch.device) -> Float[Tensor, " k"]:
@@ -45,6 +49,7 @@ class SinusoidalFeatures(nn.Module):
 
     def __init__(self, dim: int, scale: float = 1000.0) -> None:
         super().__init__()
+        _check_features(dim)
         self.dim, self.scale = dim, scale
 
     def forward(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape d"]:
@@ -64,8 +69,7 @@ class GaussianFeatures(nn.Module):
 
     def __init__(self, dim: int, scale: float = 16.0) -> None:
         super().__init__()
-        if dim < 2 or dim % 2:
-            raise InputError(f"dim: {dim} was given; expected a positive even number of Fourier features")
+        _check_features(dim)
         self.scale = scale
         self.register_buffer("frequencies", torch.zeros(dim // 2, dtype=torch.float32))
         self.frequencies: Tensor

@@ -144,9 +144,11 @@ def initialise(net: nn.Module, seed: int) -> None:
 
     Linear and convolution layers get the uniform law of variance 1 / (3 fan_in) (torch's default) or zeros where
     `zero` marked them, embeddings a normal of standard deviation 0.02, norms ones and zeros. A module with a method
-    `reset(generator)` initialises its own direct parameters and buffers.
+    `reset(generator)` initialises its own direct parameters and buffers. Meta tensors are left alone.
     """
     for name, module in net.named_modules():
+        if any(p.is_meta for p in module.parameters(recurse=False)):
+            continue
         draws = generator(seed, zlib.crc32(name.encode()))
         if hasattr(module, "reset"):
             module.reset(draws)  # type: ignore[operator]

@@ -21,113 +21,7 @@ from tweed.errors import InputError
 from tweed.nets.attention import AttentionKind, CrossAttention, SelfAttention, head_count
 from tweed.nets.embeddings import Conditioning, TimeEmbedding, TimeFeatures, batch_times, float_dtype, with_endpoint
 from tweed.nets.registry import register, zero
-
-
-class Pointwise(nn.Conv2d):
-    """A 1x1 convolution; on channels-last input one matrix product, without a copy."""
-
-    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
-        """The convolution of `input`."""
-        if input.stride(1) == 1:
-            return F.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
-        return super().forward(input)
-
-
-class Residual(nn.Module):
-    """Two normalised convolutions around the embedding of time and conditions, plus a shortcut.
-
-    The embedding enters as a shift after the first convolution, or, with `scale_shift`, as a scale and a shift after
-    the second normalisation.
-    """
-
-    def __init__(
-        self,
-        conv: type[nn.Conv1d] | type[nn.Conv2d],
-        channels: int,
-        out_channels: int,
-        width: int,
-        groups: int,
-        dropout: float,
-        scale_shift: bool,
-        zero_init: bool,
-    ) -> None:
-        super().__init__()
-        self.scale_shift = scale_shift
-        self.norm1 = nn.GroupNorm(groups, channels)
-        self.conv1 = conv(channels, out_channels, 3, padding=1)
-        self.embedding = nn.Linear(width, 2 * out_channels if scale_shift else out_channels)
-        self.norm2 = nn.GroupNorm(groups, out_channels)
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.conv2 = conv(out_channels, out_channels, 3, padding=1)
-        if zero_init:
-            zero(self.conv2)
-        pointwise = Pointwise if conv is nn.Conv2d else conv
-        self.shortcut = pointwise(channels, out_channels, 1) if channels != out_channels else nn.Identity()
-
-    def forward(self, h: Float[Tensor, "b c *size"], embedding: Float[Tensor, "b w"]) -> Float[Tensor, "b o *size"]:
-        """The block's answer; `embedding` has been through its nonlinearity already."""
-        inner = self.conv1(F.silu(self.norm1(h)))
-        told = self.embedding(embedding).to(inner.dtype)
-        told = told.reshape(*told.shape, *[1] * (h.ndim - 2))
-        if self.scale_shift:
-            scale, shift = told.chunk(2, dim=1)
-            inner = torch.addcmul(shift, self.norm2(inner), 1 + scale)
-        else:
-            inner = self.norm2(inner + told)
-        return self.shortcut(h) + self.conv2(self.dropout(F.silu(inner)))
-
-
-class SpatialAttention(nn.Module):
-    """Normalisation, attention over all positions (to one another, or to a context), and a shortcut."""
-
-    def __init__(self, channels: int, groups: int, attention: nn.Module) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(groups, channels)
-        self.attention = attention
-
-    def forward(self, h: Float[Tensor, "b c *size"], *context: Tensor) -> Float[Tensor, "b c *size"]:
-        """`h` plus what attention adds; `context` (b, n, d) for cross-attention."""
-        tokens = self.norm(h).flatten(2).transpose(1, 2)  # a view where h is channels-last
-        return h + self.attention(tokens, *context).transpose(1, 2).reshape(h.shape)
-
-
-class Stage(nn.Module):
-    """One residual block with the attention that follows it at this resolution: the unit of the network."""
-
-    def __init__(self, residual: Residual, attention: nn.Module | None, cross: nn.Module | None) -> None:
-        super().__init__()
-        self.residual, self.attention, self.cross = residual, attention, cross
-
-    def forward(
-        self, h: Float[Tensor, "b c *size"], embedding: Float[Tensor, "b w"], context: Float[Tensor, "b n d"] | None
-    ) -> Float[Tensor, "b o *size"]:
-        """The state after this stage."""
-        h = self.residual(h, embedding)
-        if self.attention is not None:
-            h = self.attention(h)
-        if self.cross is not None and context is not None:
-            h = self.cross(h, context)
-        return h
-
-
-class Upsample(nn.Module):
-    """Doubles every side by repetition, then convolves."""
-
-    def __init__(self, conv: type[nn.Conv1d] | type[nn.Conv2d], channels: int) -> None:
-        super().__init__()
-        self.conv = conv(channels, channels, 3, padding=1)
-
-    def forward(self, h: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *double"]:
-        """The state at twice the resolution."""
-        return self.conv(F.interpolate(_layout(h, self.conv, growth=4), scale_factor=2.0, mode="nearest"))
-
-
-class Join(nn.Module):
-    """Where a skip connection meets the stream: they are concatenated along the channels."""
-
-    def forward(self, h: Float[Tensor, "b c *size"], skip: Float[Tensor, "b s *size"]) -> Float[Tensor, "b cs *size"]:
-        """Stream and skip side by side."""
-        return torch.cat((h, skip), dim=1)
+from tweed.nets.unet_blocks import Join, Norm, Residual, SpatialAttention, Stage, Upsample, fold, layout, unfold
 
 
 @register("unet")
@@ -256,7 +150,7 @@ class UNet(nn.Module):
                 current = widths[level]
         self.up, self.join = nn.ModuleList(up), nn.ModuleList(join)
 
-        self.norm = nn.GroupNorm(groups, current)
+        self.norm = Norm(groups, current)
         self.output = conv(current, self.out_channels * patch**dims, 3, padding=1)
         if zero_init:
             zero(self.output)
@@ -282,14 +176,14 @@ class UNet(nn.Module):
         embedding = self.activation(time if told is None else time + told)
 
         h = with_endpoint(x.to(float_dtype(self)), y, self.endpoint_channels, 1)
-        h = self.input(_layout(_fold(h, self.patch), self.input))
+        h = self.input(layout(fold(h, self.patch), self.input))
         skips = [h]
         for level in range(self.levels):
             for stage in self.down[level]:  # type: ignore[union-attr]
                 h = self._run(stage, h, embedding, context)
                 skips.append(h)
             if level < self.levels - 1:
-                h = _layout(self.downsample[level](h), self.downsample[level])
+                h = layout(self.downsample[level](h), self.downsample[level])
                 skips.append(h)
         for stage in self.middle:
             h = self._run(stage, h, embedding, context)
@@ -298,7 +192,7 @@ class UNet(nn.Module):
                 h = self._run(stage, join(h, skips.pop()), embedding, context)
             if level > 0:
                 h = self.upsample[level - 1](h)
-        out = _unfold(self.output(F.silu(self.norm(h))), self.patch).to(x.dtype)
+        out = unfold(self.output(F.silu(self.norm(h))), self.patch).to(x.dtype)
         return out if x.stride(1) == 1 else out.contiguous()
 
     def _run(self, stage: nn.Module, h: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
@@ -332,34 +226,6 @@ def _check_options(
     for factor in attention_levels:
         if factor not in factors:
             raise InputError(f"attention_levels: {factor} was given; expected downsampling factors among {factors}")
-
-
-def _layout(h: Tensor, conv: nn.Module, growth: int = 1) -> Tensor:
-    # On the CPU, channels-last convolutions are faster on large maps (from 16 x 16), but not worth a copy of the weights
-    # on small ones. Written with permutations, which vmap can follow. `growth`: of the map, before it meets `conv`.
-    if h.ndim != 4 or h.device.type != "cpu":
-        return h
-    if growth * h.shape[2] * h.shape[3] >= 256 or getattr(conv, "weight", h).stride(1) == 1:
-        return h.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-    return h.contiguous()
-
-
-def _fold(x: Tensor, patch: int) -> Tensor:
-    if patch == 1:
-        return x
-    if x.ndim == 4:
-        return F.pixel_unshuffle(x, patch)
-    batch, channels, length = x.shape
-    return x.view(batch, channels, length // patch, patch).transpose(2, 3).reshape(batch, -1, length // patch)
-
-
-def _unfold(x: Tensor, patch: int) -> Tensor:
-    if patch == 1:
-        return x
-    if x.ndim == 4:
-        return F.pixel_shuffle(x, patch)
-    batch, channels, length = x.shape
-    return x.view(batch, channels // patch, patch, length).transpose(2, 3).reshape(batch, -1, length * patch)
 
 
 def ddpm_cifar() -> dict[str, Any]:

@@ -1,20 +1,59 @@
 """Solvers: how a denoiser's field is followed from noise to data, or back."""
 
+from tweed.solvers.adams import LMS, PNDM, AdamsBashforth
+from tweed.solvers.adaptive_dpm import AdaptiveDPM
+from tweed.solvers.adaptive_runge_kutta import AdaptiveRungeKutta
+from tweed.solvers.ancestral import EulerAncestral
 from tweed.solvers.base import Problem, Solver, State, Transition
 from tweed.solvers.ddim import DDIM, DDPM
+from tweed.solvers.deis import DEIS
+from tweed.solvers.dpm_solver import DPMSolver
+from tweed.solvers.euler import Euler
+from tweed.solvers.euler_maruyama import EulerMaruyama
+from tweed.solvers.heun import Heun
+from tweed.solvers.interpolant_sde import InterpolantSDE
+from tweed.solvers.langevin import AnnealedLangevin, Langevin
+from tweed.solvers.likelihood import Likelihood, bits_per_dim, log_likelihood
+from tweed.solvers.predictor_corrector import PredictorCorrector
+from tweed.solvers.reverse_diffusion import Ancestral, ReverseDiffusion
+from tweed.solvers.runge_kutta import DPM2, RungeKutta
 from tweed.solvers.sampling import invert, sample
 from tweed.solvers.table import Row, Table, TableSolver
+from tweed.solvers.unipc import UniPC
 
 __all__ = [
     "DDIM",
     "DDPM",
+    "DEIS",
+    "DPM2",
+    "LMS",
+    "PNDM",
+    "AdamsBashforth",
+    "AdaptiveDPM",
+    "AdaptiveRungeKutta",
+    "Ancestral",
+    "AnnealedLangevin",
+    "DPMSolver",
+    "Euler",
+    "EulerAncestral",
+    "EulerMaruyama",
+    "Heun",
+    "InterpolantSDE",
+    "Langevin",
+    "Likelihood",
+    "PredictorCorrector",
     "Problem",
+    "ReverseDiffusion",
     "Row",
+    "RungeKutta",
     "Solver",
     "State",
     "Table",
     "TableSolver",
     "Transition",
+    "UniPC",
+    "bits_per_dim",
     "invert",
+    "log_likelihood",
     "sample",
 ]

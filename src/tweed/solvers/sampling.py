@@ -104,7 +104,9 @@ def invert(
     if solver.stochastic:
         raise InputError(f"solver: {type(solver).__name__} draws noise; inversion needs a deterministic solver")
     process = denoiser.process
-    end = process.t_min if process.level(0.0).log_snr == float("inf") else 0.0
+    # The velocity of a two-sided interpolant reaches t = 0; that of a Gaussian process need not where sigma(0) = 0.
+    silent = process.endpoint != "drawn" and process.level(0.0).log_snr == float("inf")
+    end = process.t_min if silent else 0.0
     levels = _levels(process, solver, steps, times, grid, None, denoiser.t_max, end)
     backwards = levels.flip(0) if isinstance(levels, Tensor) else levels[::-1]
     x = x0.to(working_dtype(x0))

@@ -73,8 +73,8 @@ class EmpiricalDenoiser(Denoiser):
         x = x.double()
         alpha, sigma = (_per_element(c, x) for c in (self.process.alpha(time), self.process.sigma(time)))
         if self.process.endpoint != "none":
-            x = x - left(self.process.beta(time), x) * self.process._require(cond.get("y"), "denoiser").to(x)
-        flat = x.reshape(len(x), -1)
+            x = x - left(self.process.beta(time), x) * self.process._require(cond.get("y"), "denoiser", x).to(x)
+        flat = x.flatten(1)
         variance = (sigma**2 + alpha**2 * self.sigma0**2).clamp_min(1e-300)
         best = torch.full((len(x), 1), -math.inf, dtype=torch.float64, device=x.device)
         total = torch.zeros_like(best)
@@ -83,8 +83,8 @@ class EmpiricalDenoiser(Denoiser):
             # -|x - alpha d|^2 / (2 variance), expanded so that the work is two matrix products.
             quadratic = (flat**2 / variance).sum(-1, keepdim=True) + (alpha**2 / variance).expand(
                 len(x), points.shape[1]
-            ) @ (points**2).T
-            logits = (flat * alpha / variance) @ points.T - 0.5 * quadratic
+            ) @ (points**2).mT
+            logits = (flat * alpha / variance) @ points.mT - 0.5 * quadratic
             if allowed is not None:
                 logits = logits.masked_fill(~allowed, -math.inf)
             peak = torch.maximum(best, logits.amax(-1, keepdim=True))
@@ -127,10 +127,10 @@ class EmpiricalDenoiser(Denoiser):
             time = as_time(t)
             shifted = x.double()
             if self.process.endpoint != "none":
-                y = self.process._require(cond.get("y"), "denoiser")
+                y = self.process._require(cond.get("y"), "denoiser", shifted)
                 shifted = shifted - left(self.process.beta(time), shifted) * y.double()
             gain = alpha * self.sigma0**2 / variance
-            mean = matched + gain * (shifted.reshape(len(x), -1) - alpha * matched)
+            mean = matched + gain * (shifted.flatten(1) - alpha * matched)
         return Estimate(x.to(dtype), t, mean.reshape(x.shape).to(dtype), self.process, _DATA, cond.get("y"))
 
     def log_prob(self, x: Float[Tensor, "b *event"], t: Time = 0.0, **cond: Tensor) -> Float[Tensor, " b"]:
@@ -148,5 +148,5 @@ class EmpiricalDenoiser(Denoiser):
 
 def _per_element(c: Tensor, x: Tensor) -> Tensor:
     if c.ndim <= 1:
-        return c.to(x.device).reshape(-1, 1)
-    return left(c, x).expand(x.shape).reshape(len(x), -1)
+        return left(c, x).reshape(-1, 1)
+    return left(c, x).expand(x.shape).flatten(1)

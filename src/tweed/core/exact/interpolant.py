@@ -34,11 +34,14 @@ class MixtureInterpolantDenoiser(Denoiser):
             raise InputError("process: a one-sided interpolant was given; expected a two-sided one")
         if data.event != other.event:
             raise InputError(f"other: events of shape {other.event} were given; expected {data.event}, as in data")
-        self.data, self.other, self.process = data, other, process
+        self.data, self.other, self.process, self.event = data, other, process, data.event
 
     def _pairs(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor]:
         """Log joint weights (b, k), whitened offsets C^{-1}(x - m) (b, k, d) and velocities (b, k, d) of all pairs."""
-        time = as_time(t)
+        time = as_time(t).to(x.device)
+        if tuple(x.shape[1:]) != self.data.event:
+            expected = ", ".join(map(str, self.data.event))
+            raise InputError(f"x: shape {tuple(x.shape)} was given; expected (batch, {expected})")
         if time.ndim > 1:
             raise InputError(f"t: shape {tuple(time.shape)} was given; expected () or (b,)")
         p = self.process
@@ -54,7 +57,7 @@ class MixtureInterpolantDenoiser(Denoiser):
         a5, b5, a5_dot, b5_dot = (c[..., None] for c in (a, b, a_dot, b_dot))
         cov = a5**2 * left_cov + b5**2 * right_cov + noise * identity
         cov_dot = 2 * a5 * a5_dot * left_cov + 2 * b5 * b5_dot * right_cov + noise_dot * identity
-        centered = x.double().reshape(len(x), 1, 1, -1) - mean
+        centered = x.double().flatten(1)[:, None, None] - mean
         factor = torch.linalg.cholesky(cov)
         factor = factor.expand(*centered.shape, centered.shape[-1])
         solved = torch.cholesky_solve(centered[..., None], factor)[..., 0]
@@ -63,14 +66,13 @@ class MixtureInterpolantDenoiser(Denoiser):
         weights = self.data.log_weights[:, None] + self.other.log_weights[None]
         constant = centered.shape[-1] * math.log(2 * math.pi)
         log_joint = weights - 0.5 * ((centered * solved).sum(-1) + volume + constant)
-        rows = (len(x), -1)
-        return log_joint.reshape(*rows), solved.reshape(*rows, m.shape[-1]), velocity.reshape(*rows, m.shape[-1])
+        return log_joint.flatten(1), solved.flatten(1, 2), velocity.flatten(1, 2)
 
     def forward(self, x, t, **cond):
         dtype = working_dtype(x)
         log_joint, solved, velocity = self._pairs(x, t)
         weight = log_joint.softmax(-1)
-        sigma = self.process.sigma(t).reshape(-1, 1)
+        sigma = self.process.sigma(t).to(x.device).reshape(-1, 1)
         noise = sigma * torch.einsum("bk,bkd->bd", weight, solved)
         drift = torch.einsum("bk,bkd->bd", weight, velocity)
         known = noise.reshape(x.shape).to(dtype) if self.process.latent != "none" else None  # type: ignore[attr-defined]

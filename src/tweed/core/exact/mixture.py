@@ -79,7 +79,7 @@ class MixtureDenoiser(Denoiser):
 
     def _center(self, x: Tensor, y: Tensor | None, t: Tensor) -> Tensor:
         if self.process.endpoint != "none":
-            x = x - left(self.process.beta(t), x) * self.process._require(y, "denoiser").to(x)
+            x = x - left(self.process.beta(t), x) * self.process._require(y, "denoiser", x).to(x)
         return x
 
     def _components(self, x: Tensor, t: Time, cond: dict) -> tuple[Tensor, Tensor]:
@@ -91,9 +91,9 @@ class MixtureDenoiser(Denoiser):
         time = as_time(t)
         x = self._center(x.double(), cond.get("y"), time)
         full = torch.ones(x.shape, dtype=torch.float64, device=x.device)
-        flat = x.reshape(len(x), 1, -1)
+        flat = x.flatten(1)[:, None]
         alpha, sigma = (
-            (left(c, x) * (full if c.ndim > 1 else 1.0)).reshape((len(x), 1, -1) if c.ndim > 1 else (-1, 1, 1))
+            (left(c, x) * (full if c.ndim > 1 else 1.0)).reshape(flat.shape if c.ndim > 1 else (-1, 1, 1))
             for c in (self.process.alpha(time), self.process.sigma(time))
         )
         centered = flat - alpha * self.means
@@ -153,7 +153,9 @@ class MixtureDenoiser(Denoiser):
         time = as_time(t)
         log_joint, posterior = self._components(x, t, cond)
         weight = log_joint.softmax(-1)
-        alpha, sigma = (c.reshape(-1, 1, 1) for c in (self.process.alpha(time), self.process.sigma(time)))
+        if time.ndim > 1:
+            raise InputError(f"t: shape {tuple(time.shape)} was given; expected () or (b,)")
+        alpha, sigma = (c.to(x.device).reshape(-1, 1, 1) for c in (self.process.alpha(time), self.process.sigma(time)))
         d = self.means.shape[1]
         inner = self.values * sigma**2 / (alpha**2 * self.values + sigma**2).clamp_min(1e-300)
         inner = inner.expand(*inner.shape[:2], d)
@@ -208,7 +210,7 @@ class GaussianDenoiser(MixtureDenoiser):
         its variance in the data.
         """
         here, there = self.process.level(t), self.process.level(s)
-        flat = self._center(x.double(), y, as_time(t)).reshape(len(x), -1) - here.alpha * self.means
+        flat = self._center(x.double(), y, as_time(t)).flatten(1) - here.alpha * self.means
         ratio = (
             (there.alpha**2 * self.values + there.sigma**2) / (here.alpha**2 * self.values + here.sigma**2)
         ).sqrt()[0]

@@ -129,7 +129,7 @@ class Process(ABC):
         time = as_time(t)
         mean = left(self._alpha(time), x0) * x0
         if self.endpoint != "none":
-            mean = mean + left(self._beta(time), x0) * self._require(y, "marginal")
+            mean = mean + left(self._beta(time), x0) * self._require(y, "marginal", x0)
         return mean, left(self._sigma(time), x0)
 
     def perturb(
@@ -163,7 +163,7 @@ class Process(ABC):
         rate = left(self._alpha_dot(time) / self._alpha(time), x)
         if self.endpoint == "none":
             return rate * x
-        y = self._require(y, "drift")
+        y = self._require(y, "drift", x)
         return rate * (x - left(self._beta(time), x) * y) + left(self._beta_dot(time), x) * y
 
     def diffusion(self, t: Time) -> Times:
@@ -192,16 +192,22 @@ class Process(ABC):
         draw of the second distribution, and the start is `beta(t) y + sigma(t) noise`.
         """
         level = self.level(t)
+        if y is not None and y.dtype.is_complex and not dtype.is_complex:
+            dtype = dtype.to_complex()
         start = random.normal(shape, seed, index=index, dtype=dtype, device=device) * level.sigma
         if self.endpoint == "none":
             return start
-        y = self._require(y, "prior").to(start)
-        # An endpoint-conditioned process starts from `y` itself, as published: `x_0` is close to it.
-        return start + (y if self.endpoint == "given" else level.beta * y)
+        return start + self._endpoint_share(level) * self._require(y, "prior", start).to(start)
 
-    def _require(self, y: Tensor | None, what: str) -> Tensor:
+    def _endpoint_share(self, level: Level) -> float:
+        # An endpoint-conditioned process starts from `y` itself, as published: `x_0` is close to it.
+        return 1.0 if self.endpoint == "given" else level.beta
+
+    def _require(self, y: Tensor | None, what: str, like: Tensor) -> Tensor:
         if y is None:
             raise InputError(f"y: {type(self).__name__}.{what} needs the endpoint y (a tensor like x0); none was given")
+        if y.ndim != like.ndim or any(n not in (1, m) for n, m in zip(y.shape, like.shape, strict=True)):
+            raise InputError(f"y: shape {tuple(y.shape)} was given; expected that of the state, {tuple(like.shape)}")
         return y
 
     def _require_linear(self, what: str) -> None:

@@ -50,6 +50,8 @@ class FromBetas(Process):
         log_alpha = 0.5 * torch.log1p(-values).cumsum(0)
         alpha, sigma = log_alpha.exp(), (-torch.expm1(2.0 * log_alpha)).sqrt()
         if zero_terminal_snr:
+            if len(values) == 1:
+                raise InputError("betas: one beta was given; zero_terminal_snr keeps the first and needs at least two")
             # Shift and scale sqrt(alpha-bar): the last becomes 0 and the first stays.
             first, last = alpha[0].clone(), alpha[-1].clone()
             alpha = (alpha - last) * (first / (first - last))

@@ -104,14 +104,20 @@ class MeanReverting(_Reverting):
         return 2.0 * self.noise**2 * self._reversion_dot(t) * (-2.0 * self._reversion(t)).exp()
 
     def _sigma_dot(self, t: Tensor) -> Tensor:
-        return 0.5 * self._variance_dot(t) / self._sigma(t)
+        rate = 0.5 * self._variance_dot(t) / self._sigma(t)
+        if self.schedule != "cosine":
+            return rate
+        # The cosine rate starts at zero, and sigma leaves zero in a straight line.
+        return torch.where(
+            t > 0.0, rate, self.noise * self._slope * math.sqrt(2.0 * self._gain * math.sin(2 * self._u0))
+        )
 
     def _diffusion(self, t: Tensor) -> Tensor:
         return self.noise * (2.0 * self._reversion_dot(t)).sqrt()
 
     def _time(self, log_snr: Tensor) -> Tensor:
         # sigma^2 / alpha^2 = noise^2 (e^{2 H} - 1).
-        value = 0.5 * torch.log1p((-2.0 * log_snr).exp() / self.noise**2) / self._gain
+        value = (0.5 * torch.log1p((-2.0 * log_snr).exp() / self.noise**2) / self._gain).clamp_max(self._total)
         if self.schedule == "constant":
             return value.clamp(0.0, 1.0)
         if self.schedule == "linear":

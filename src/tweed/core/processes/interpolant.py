@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tweed.core.processes.base import Process
+from tweed.core.processes.base import Level, Process
 from tweed.core.time import invert_increasing
 from tweed.errors import IncompatibleError, InputError, choose
 
@@ -66,6 +66,10 @@ class Interpolant(Process):
     def endpoint(self) -> Literal["none", "given", "drawn"]:  # type: ignore[override]
         return "none" if self.one_sided else "drawn"
 
+    def _endpoint_share(self, level: Level) -> float:
+        # Both ends of a mirror are the data: its `y` is a draw of that.
+        return 1.0 if self.path == "mirror" else level.beta
+
     @property
     def t_max(self) -> float:
         return 1.0 - 1e-3
@@ -106,7 +110,9 @@ class Interpolant(Process):
         return (1.0 - self._latent(t) ** 2).sqrt()
 
     def _norm_dot(self, t: Tensor) -> Tensor:
-        return -0.5 * self._latent_variance_dot(t) / self._norm(t)
+        # Where the latent noise reaches 1 the norm has a kink; 0 is the mean of its two slopes.
+        norm = self._norm(t)
+        return torch.where(norm > 0.0, -0.5 * self._latent_variance_dot(t) / norm, 0.0)
 
     def _alpha(self, t: Tensor) -> Tensor:
         match self.path:

@@ -33,8 +33,10 @@ class _LinearBeta(Process):
         return self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2
 
     def _integral_inverse(self, b: Tensor) -> Tensor:
-        # The root of B(t) = b written without a cancellation at small b.
-        return 2.0 * b / (self.beta_min + (self.beta_min**2 + 2.0 * (self.beta_max - self.beta_min) * b).sqrt())
+        # The root of B(t) = b written without a cancellation at small b; values beyond B(1) give 1.
+        b = b.clamp_max(0.5 * (self.beta_min + self.beta_max))
+        root = (self.beta_min**2 + 2.0 * (self.beta_max - self.beta_min) * b).sqrt()
+        return (2.0 * b / (self.beta_min + root)).clamp_max(1.0)
 
     def _alpha(self, t: Tensor) -> Tensor:
         return (-0.5 * self._integral(t)).exp()
@@ -119,7 +121,9 @@ class Cosine(Process):
         return -2.0 * self._alpha(t) * self._alpha_dot(t)
 
     def _sigma_dot(self, t: Tensor) -> Tensor:
-        return 0.5 * self._variance_dot(t) / self._sigma(t)
+        rate = 0.5 * self._variance_dot(t) / self._sigma(t)
+        # Without an offset sigma is a sine, which leaves zero in a straight line.
+        return rate if self.offset > 0.0 else torch.where(t > 0.0, rate, self._slope)
 
     def _diffusion(self, t: Tensor) -> Tensor:
         return (-2.0 * self._alpha_dot(t) / self._alpha(t)).sqrt()

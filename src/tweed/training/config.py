@@ -1,0 +1,219 @@
+"""Training by configuration: a TOML file that names data, network, process, target, objective and settings.
+
+```toml
+seed = 0
+[data]
+name = "Digits"
+split = "train"
+[network]
+name = "unet"
+in_channels = 1
+[process]
+name = "RectifiedFlow"
+[target]
+name = "Velocity"
+[optimisation]
+steps = 1000
+```
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tweed import data as datasets
+from tweed import nets
+from tweed.core.denoiser import NetworkDenoiser
+from tweed.core.processes import Process
+from tweed.core.targets import Target
+from tweed.data import Dataset
+from tweed.errors import InputError, choose
+from tweed.training.fit import FitResult, fit
+from tweed.training.objectives import DenoisingLoss, Objective
+from tweed.training.plain import call, parse
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How weights are found: the arguments of `fit` of the same names (0 stands for none in `clip` and `ema`)."""
+
+    steps: int
+    batch_size: int = 128
+    lr: float = 1e-3
+    warmup: int = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: float = 0.0
+    betas: tuple[float, ...] = (0.9, 0.999)
+    clip: float = 1.0
+    ema: float = 0.999
+    power_ema: tuple[float, ...] = ()
+    drop: float = 0.0
+    conditions: tuple[str, ...] | None = None
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    micro_batch: int | None = None
+    compile: bool = False
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
+class Logging:
+    """What a run leaves on disk, and when: the arguments of `fit` of the same names."""
+
+    save_every: int = 1000
+    save_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    snapshot_every: int = 0
+    sample_every: int = 0
+    log_every: int = 50
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class Wrapping:
+    """How the network is made a denoiser: the arguments of `NetworkDenoiser` of the same names."""
+
+    time: str | None = None
+    input_scale: str | None = None
+    data_std: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run as a value.
+
+    Attributes:
+        data: `name` of a data set of `tweed.data` ("Digits", "Glyphs", or a density of the plane such as "moons") and
+            its options.
+        network: `name` of a network of `tweed.nets` and its options.
+        process, target: what the network is trained for.
+        denoiser: how it is told of time and given its input.
+        objective: the loss, with its weighting, times and coupling.
+        optimisation, logging: the settings of `fit`.
+        seed: of the weights and of everything random in training.
+        meta: plain values to keep in the checkpoint.
+    """
+
+    data: Mapping[str, Any]
+    network: Mapping[str, Any]
+    process: Process
+    target: Target
+    optimisation: Optimisation
+    objective: Objective = field(default_factory=DenoisingLoss)
+    denoiser: Wrapping = field(default_factory=Wrapping)
+    logging: Logging = field(default_factory=Logging)
+    seed: int = 0
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any], where: str = "config") -> "TrainConfig":
+        """A configuration from nested tables.
+
+        Raises:
+            InputError: an unknown key (the nearest is suggested), a missing one, or a value of a wrong type; the
+                message names its path.
+        """
+        return parse(cls, table, where)
+
+    @classmethod
+    def read(cls, path: str | Path) -> "TrainConfig":
+        """A configuration from a TOML file.
+
+        Raises:
+            InputError: there is no such file, it is not TOML, or what `from_dict` raises.
+        """
+        path = Path(path)
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"config: {path} cannot be read ({error.strerror})") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"config: {path} is not TOML ({error})") from None
+        return cls.from_dict(table, path.name)
+
+    def replace(self, **changes: Any) -> "TrainConfig":
+        """The same with other values; those of `optimisation` and `logging` go by their own names (`steps=100`)."""
+        own, inner = {f.name for f in dataclasses.fields(self)}, {}
+        for part in ("optimisation", "logging"):
+            names = {f.name for f in dataclasses.fields(getattr(self, part))}
+            inner[part] = {name: changes.pop(name) for name in list(changes) if name in names and name not in own}
+        for name in changes:
+            choose("name", name, own)
+        parts = {part: dataclasses.replace(getattr(self, part), **values) for part, values in inner.items() if values}
+        return dataclasses.replace(self, **{**parts, **changes})
+
+
+def build_data(config: Mapping[str, Any], where: str = "data") -> Dataset:
+    """The data set that `{"name": ..., option: value, ...}` describes.
+
+    Raises:
+        InputError: an unknown name or option, or a value of a wrong type.
+    """
+    known: dict[str, Any] = {"Digits": datasets.Digits, "Glyphs": datasets.Glyphs}
+    known |= dict.fromkeys(datasets.DENSITIES, datasets.Plane)
+    if not isinstance(config.get("name"), str):
+        raise InputError(f"{where}: {dict(config)!r} was given; expected a table with a 'name': {', '.join(known)}")
+    kind = choose(f"{where}.name", config["name"], known)
+    # A density's name is an option of the data set of points in the plane.
+    options = {key: value for key, value in config.items() if key != "name" or kind is datasets.Plane}
+    return call(kind, options, where)
+
+
+def build(config: TrainConfig) -> tuple[NetworkDenoiser, Dataset]:
+    """The untrained denoiser of a configuration, and its data.
+
+    Raises:
+        InputError: an unknown name or option of the network or the data, or things that do not fit together.
+    """
+    data = build_data(config.data)
+    network = nets.build(config.network, config.seed)
+    options = dataclasses.asdict(config.denoiser)
+    return NetworkDenoiser(network, config.process, config.target, event=tuple(data.shape), **options), data
+
+
+def train(
+    config: TrainConfig | str | Path,
+    folder: str | Path | None = None,
+    *,
+    resume: bool = True,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+    meta: Mapping[str, Any] | None = None,
+) -> FitResult:
+    """Trains what a configuration describes: what `tweed train CONFIG` does.
+
+    Args:
+        config: a configuration, or the path of its TOML file.
+        folder: where the checkpoint goes; a run in it is resumed.
+        resume, device, progress: as for `fit`.
+        meta: more plain values to keep in the checkpoint, besides those of the configuration.
+
+    Raises:
+        InputError, NumericalError, CheckpointError: as `TrainConfig.read`, `build` and `fit` do.
+    """
+    config = config if isinstance(config, TrainConfig) else TrainConfig.read(config)
+    denoiser, data = build(config)
+    told: dict[str, Any] = {"data": dict(config.data), **config.meta, **(meta or {})}
+    classes = getattr(data, "characters", None)
+    if classes is not None and "label" in data.conditions:
+        told.setdefault("classes", list(classes))
+    settings = {f.name: getattr(config.optimisation, f.name) for f in dataclasses.fields(config.optimisation)}
+    settings |= {f.name: getattr(config.logging, f.name) for f in dataclasses.fields(config.logging)}
+    if folder is None:
+        settings |= {"tensorboard": False, "sample_every": 0, "snapshot_every": 0}
+    settings |= {"clip": config.optimisation.clip or None, "ema": config.optimisation.ema or None}
+    return fit(
+        denoiser,
+        data,
+        objective=config.objective,
+        seed=config.seed,
+        folder=folder,
+        resume=resume,
+        device=device,
+        progress=progress,
+        meta=told,
+        **settings,
+    )
