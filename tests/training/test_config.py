@@ -8,7 +8,7 @@ from tweed.errors import InputError
 from tweed.training import TrainConfig, build_data, couplings, objectives, train, weightings
 from tweed.training.config import build
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(tw.__file__).parent / "configs"
 SMALL = """
 seed = 3
 [data]

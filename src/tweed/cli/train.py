@@ -8,14 +8,14 @@ import tyro
 from tweed.cli._console import console, print_json, print_table
 
 EXAMPLES = (
-    "tweed train configs/digits.toml",
-    "tweed train configs/glyphs.toml --out runs/glyphs --steps 2000",
-    "accelerate launch --num-processes 2 -m tweed train configs/digits.toml",
+    "tweed train digits",
+    "tweed train mine.toml --out runs/mine --steps 2000",
+    "accelerate launch --num-processes 2 -m tweed train digits",
 )
 
 
 def run(
-    config: Annotated[Path, tyro.conf.Positional],
+    config: Annotated[str, tyro.conf.Positional],
     *,
     out: Path | None = None,
     steps: int | None = None,
@@ -28,7 +28,7 @@ def run(
     """Train a model from a configuration; the same command again resumes an interrupted run.
 
     Args:
-        config: A TOML file; see configs/ for examples, which are explained line by line.
+        config: A TOML file, or a configuration that tweed brings: digits or glyphs.
         out: The checkpoint's folder; runs/NAME of the configuration by default.
         steps: Optimizer steps, instead of the configuration's.
         seed: Seed, instead of the configuration's.
@@ -41,7 +41,7 @@ def run(
 
     chosen = TrainConfig.read(config)
     changes = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
-    folder = out or Path("runs") / config.stem
+    folder = out or Path("runs") / Path(config).stem
     result = train(
         chosen.replace(**changes) if changes else chosen,
         folder,

@@ -14,6 +14,17 @@ _DATA, _NOISE, _SCORE = targets.Data(), targets.Noise(), targets.Score()
 _V, _VELOCITY = targets.V(), targets.Velocity()
 
 
+Reading = tuple[float, Tensor, float, Tensor]
+"""An answer read as some target, `(a, x, b, answer)` for `a x + b answer`, not computed yet."""
+
+
+def value_of(reading: Reading) -> Tensor:
+    """What a reading stands for, shape of the state."""
+    share, x, scale, answer = reading
+    result = answer if scale == 1.0 else times_number(answer, scale)
+    return result if share == 0.0 else torch.add(result, x, alpha=share)
+
+
 class Estimate:
     """What a denoiser says of a state: its answer to one target, converted on demand to any other.
 
@@ -48,7 +59,7 @@ class Estimate:
         dtype = working_dtype(x)
         if answer.dtype is not dtype:
             answer = answer.to(dtype)
-        if wanted is self.target or wanted == self.target:
+        if wanted is self.target or (type(wanted) is type(self.target) and wanted == self.target):
             return answer
         if x.dtype is not dtype:
             x = x.to(dtype)
@@ -61,16 +72,27 @@ class Estimate:
             result = left(state, x) * x + left(scale, x) * answer  # type: ignore[arg-type]
             shift_by = left(shift, x)  # type: ignore[arg-type]
         else:
-            # Numbers: two fused operations, and none where a coefficient vanishes.
+            # Numbers: two fused operations, and one where a coefficient vanishes.
             result = times_number(answer, scale)  # type: ignore[arg-type]
             if state != 0.0:
-                result = torch.add(result, x, alpha=state)
+                result.add_(x, alpha=state)
             shift_by = shift
         if endpoint != "none":
             if self.y is None:
                 raise InputError("y: the process is conditioned on an endpoint; pass y=... to the denoiser")
             result = result + shift_by * self.y.to(dtype)
         return result
+
+    def reading(self, wanted: Target) -> Reading:
+        """`to(wanted)` as a combination of state and answer, for those who combine it further."""
+        x, t, answer, process = self.x, self.t, self.answer, self.process
+        dtype = x.dtype
+        if type(t) is float and process.endpoint == "none" and answer.dtype is dtype and dtype is working_dtype(x):
+            if wanted is self.target:
+                return 0.0, x, 1.0, answer
+            share, scale, _ = targets.convert(process, self.target, wanted, t)
+            return share, x, scale, answer  # type: ignore[return-value]
+        return 0.0, x, 1.0, self.to(wanted)
 
     @property
     def x0(self) -> Float[Tensor, "b *event"]:

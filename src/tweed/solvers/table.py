@@ -11,7 +11,7 @@ once, in float64, from the process and the grid; a step is then a handful of fus
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tweed.core import targets
+from tweed.core.estimate import Reading, value_of
 from tweed.core.processes import Process
 from tweed.core.targets import Target
 from tweed.core.time import left, times_number
@@ -75,10 +76,10 @@ class Table:
 
 
 class Memory(NamedTuple):
-    """What a table's run remembers: the table, and the estimates seen so far, newest first."""
+    """What a table's run remembers: the table, and the estimates seen so far, newest first (see `Estimate.reading`)."""
 
     table: Table
-    estimates: tuple[Tensor, ...] = ()
+    estimates: tuple[Reading, ...] = ()
 
 
 class TableSolver(Solver):
@@ -96,7 +97,7 @@ class TableSolver(Solver):
 
     def step(self, problem: Problem, state: State, i: int) -> State:
         x, (table, estimates) = state
-        x, estimates = _step(problem, table, i, x, estimates)
+        x, estimates = _follow(problem, table, (i,), x, estimates)
         return State(x, Memory(table, estimates))
 
     def integrate(
@@ -105,10 +106,8 @@ class TableSolver(Solver):
         if observer is not None:
             return super().integrate(problem, x, observer)
         # The same steps without a state object each.
-        table, estimates = _table(self, problem), ()
-        for i in range(len(table.steps)):
-            x, estimates = _step(problem, table, i, x, estimates)
-        return x
+        table = _table(self, problem)
+        return _follow(problem, table, range(len(table.steps)), x, ())[0]
 
     def transition(self, problem: Problem, state: State, i: int) -> Transition:
         """Step `i` as a Gaussian; its mean carries gradients where they are enabled.
@@ -122,8 +121,7 @@ class TableSolver(Solver):
             raise IncompatibleError(
                 f"solver: a step of {type(self).__name__} with these options is no Gaussian transition"
             )
-        for row in (*inner, last):
-            x, estimates = _advance(problem, row, x, estimates, table.memory, _READ[table.form])
+        x, estimates = _follow(problem, table, (i,), x, estimates, noisy=False)
         std = left(last.noise, x) if isinstance(last.noise, Tensor) else last.noise
         return Transition(x, std, Memory(table, estimates))
 
@@ -132,34 +130,60 @@ def _draws(row: Row) -> bool:
     return isinstance(row.noise, Tensor) or row.noise != 0.0
 
 
-def _step(problem: Problem, table: Table, i: int, x: Tensor, estimates: tuple) -> tuple[Tensor, tuple]:
-    keep, read = table.memory, _READ[table.form]
-    for number, row in enumerate(table.steps[i]):
-        x, estimates = _advance(problem, row, x, estimates, keep, read)
-        if _draws(row):
-            x = _add(x, problem.noise(x, i, number), row.noise)
+def _follow(
+    problem: Problem,
+    table: Table,
+    steps: Iterable[int],
+    x: Tensor,
+    estimates: tuple[Reading, ...],
+    noisy: bool = True,
+) -> tuple[Tensor, tuple[Reading, ...]]:
+    """The state and the estimates after some steps of the table; without their noise unless `noisy`."""
+    evaluate, cond = problem.denoiser.call, problem.cond
+    read, older = _READ[table.form], table.memory - 1
+    for i in steps:
+        for number, row in enumerate(table.steps[i]):
+            t, state, coefficients, noise, endpoint, new = row
+            if new:
+                estimates = (evaluate(x, t, **cond).reading(read), *estimates[:older])
+            if isinstance(state, Tensor):
+                x = _move_each(problem, row, x, estimates)
+            else:
+                x = _move(x, state, coefficients, estimates)
+                if endpoint != 0.0 and problem.y is not None:
+                    x.add_(problem.y.to(x.dtype), alpha=endpoint)
+            if noisy and (isinstance(noise, Tensor) or noise != 0.0):
+                x = _add(x, problem.noise(x, i, number), noise)
     return x, estimates
 
 
-def _advance(problem: Problem, row: Row, x: Tensor, memory: tuple, keep: int, read: Target) -> tuple[Tensor, tuple]:
-    t, state, estimates, _, endpoint, evaluate = row
-    if evaluate:
-        estimate = problem.denoiser(x, t, **problem.cond).to(read)
-        memory = (estimate, *memory[: keep - 1]) if keep > 1 else (estimate,)
-    if isinstance(state, Tensor):
-        result = left(state, x) * x
-        for coefficient, estimate in zip(estimates, memory, strict=False):
-            result = result + left(coefficient, x) * estimate  # type: ignore[arg-type]
-        if problem.y is not None and problem.process.endpoint != "none":
-            result = result + left(endpoint, x) * problem.y.to(x.dtype)  # type: ignore[arg-type]
-        return result, memory
-    result = times_number(x, state)
-    for coefficient, estimate in zip(estimates, memory, strict=False):
+def _move(x: Tensor, state: float, coefficients: tuple[float, ...], estimates: tuple[Reading, ...]) -> Tensor:
+    """A line of numbers, without noise: a fused operation for each term, those in the present state being one."""
+    present = False
+    if coefficients and coefficients[0] != 0.0:
+        share, at, _, _ = estimates[0]
+        present = at is x
+        if present:
+            state += coefficients[0] * share
+    x = times_number(x, state)
+    for coefficient, (share, at, scale, answer) in zip(coefficients, estimates):  # noqa: B905 (as many as there are)
         if coefficient != 0.0:
-            result.add_(estimate, alpha=coefficient)  # type: ignore[arg-type]
-    if endpoint != 0.0 and problem.y is not None:
-        result.add_(problem.y.to(x.dtype), alpha=endpoint)  # type: ignore[arg-type]
-    return result, memory
+            x.add_(answer, alpha=coefficient * scale)
+            if share != 0.0 and not present:
+                x.add_(at, alpha=coefficient * share)
+        present = False
+    return x
+
+
+def _move_each(problem: Problem, row: Row, x: Tensor, estimates: tuple[Reading, ...]) -> Tensor:
+    """A line with coefficients of its own for each sample; without noise."""
+    _, state, coefficients, _, endpoint, _ = row
+    result = left(state, x) * x  # type: ignore[arg-type]
+    for coefficient, reading in zip(coefficients, estimates, strict=False):
+        result = result + left(coefficient, x) * value_of(reading)  # type: ignore[arg-type]
+    if problem.y is not None and problem.process.endpoint != "none":
+        result = result + left(endpoint, x) * problem.y.to(x.dtype)  # type: ignore[arg-type]
+    return result
 
 
 def _add(x: Tensor, noise: Tensor, scale: Number) -> Tensor:

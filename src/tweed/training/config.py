@@ -37,6 +37,13 @@ from tweed.training.fit import FitResult, fit
 from tweed.training.objectives import DenoisingLoss, Objective
 from tweed.training.plain import call, parse
 
+_BUNDLED = Path(__file__).parent.parent / "configs"
+
+
+def bundled_configs() -> list[str]:
+    """The names of the configurations that tweed brings, sorted."""
+    return sorted(path.stem for path in _BUNDLED.glob("*.toml"))
+
 
 @dataclass(frozen=True)
 class Optimisation:
@@ -120,16 +127,19 @@ class TrainConfig:
 
     @classmethod
     def read(cls, path: str | Path) -> "TrainConfig":
-        """A configuration from a TOML file.
+        """A configuration from a TOML file, or one of those that tweed brings, by its name ("digits", "glyphs").
 
         Raises:
             InputError: there is no such file, it is not TOML, or what `from_dict` raises.
         """
-        path = Path(path)
+        path = _BUNDLED / f"{path}.toml" if str(path) in bundled_configs() else Path(path)
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise InputError(f"config: {path} cannot be read ({error.strerror})") from None
+            known = ", ".join(bundled_configs())
+            raise InputError(
+                f"config: {path} cannot be read ({error.strerror}); expected a TOML file, or one of {known}"
+            ) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"config: {path} is not TOML ({error})") from None
         return cls.from_dict(table, path.name)

@@ -5,6 +5,7 @@ Each is a Gaussian process in the shifted variable `x - beta(t) y`, which is how
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
@@ -83,13 +84,9 @@ class MeanReverting(_Reverting):
         w = self._slope * t
         return 2.0 * self._slope * w.sin() * (w + 2 * self._u0).sin()
 
-    @property
-    def _total(self) -> float:
-        return self._shape(torch.ones((), dtype=torch.float64)).item()
-
-    @property
+    @cached_property
     def _gain(self) -> float:
-        return -math.log(self.remainder) / self._total
+        return -math.log(self.remainder) / self._shape(torch.ones((), dtype=torch.float64)).item()
 
     def _reversion(self, t: Tensor) -> Tensor:
         return self._gain * self._shape(t)
