@@ -40,7 +40,7 @@ def batch_time(t: Time, x: Float[Tensor, "b *event"], name: str = "t") -> Float[
     """
     time = as_time(t).to(x.device)
     if time.ndim == 0:
-        return time.expand(len(x))
+        return time.repeat(len(x))  # not expanded: each entry carries a tangent of its own in forward mode
     if time.shape != (len(x),):
         raise InputError(f"{name}: shape {tuple(time.shape)} was given; expected () or ({len(x)},), one time a sample")
     return time

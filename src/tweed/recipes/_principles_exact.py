@@ -117,7 +117,7 @@ def views(seed: int) -> list[Row]:
     for name, process in GAUSSIAN.items():
         model, (high, low) = mixture(process), span(process)
         start = latents(process, 64, seed)
-        grid = grids.karras if name == "EDM" else grids.uniform
+        grid = {"EDM": grids.karras, "VE": grids.uniform}.get(name, grids.quadratic)
         fine, coarse = (grid(process, steps, start=high, end=low) for steps in (200, 15))
         ends[name] = solvers.sample(model, start, solver=solvers.RungeKutta("rk4"), times=fine) / process.alpha(low)
         usual = solvers.sample(model, start, solver=solvers.DPMSolver(), times=coarse)

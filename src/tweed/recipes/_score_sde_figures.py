@@ -7,6 +7,7 @@ from torch import Tensor
 from tweed.training import tile
 
 _COLORS = {"predictor": "tab:gray", "PC, r = 0.16": "tab:blue", "PC, r = 0.3": "tab:orange"}
+_LEVELS = (0.05, 0.1, 0.2, 0.5)
 
 
 def curves(points: dict[str, list[tuple[int, float]]]) -> Any:
@@ -20,6 +21,7 @@ def curves(points: dict[str, list[tuple[int, float]]]) -> Any:
     ax.set(xscale="log", yscale="log", xlabel="evaluations of the score", ylabel="excess variance within a mode")
     ticks = sorted({evaluations for line in points.values() for evaluations, _ in line})
     ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.set_yticks(_LEVELS, [f"{level:g}" for level in _LEVELS])
     ax.minorticks_off()
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)

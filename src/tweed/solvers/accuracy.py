@@ -9,11 +9,13 @@ from torch import Tensor
 
 from tweed.core import grids
 from tweed.core.denoiser import CountingDenoiser, Denoiser
-from tweed.errors import InputError
+from tweed.core.processes import Process
+from tweed.errors import InputError, NumericalError
 from tweed.solvers.base import Solver
 from tweed.solvers.dpm_solver import DPMSolver
 from tweed.solvers.registry import describe
 from tweed.solvers.sampling import sample
+from tweed.solvers.table import TableSolver
 
 GridFunction = Callable[..., Tensor]
 
@@ -26,8 +28,8 @@ class Accuracy:
         solver: as `tweed.solvers.registry.parse` reads it.
         grid: the name of the time grid.
         evaluations: of the denoiser, counted.
-        rmse: root mean squared difference from the converged solution, in units of the data; NaN where the solver
-            cannot do with so few evaluations.
+        rmse: root mean squared difference from the converged solution, in units of the data; infinite where
+            the run did not stay finite, NaN where the solver cannot do with so few evaluations.
     """
 
     solver: str
@@ -42,7 +44,7 @@ def converged(
     *,
     end: float,
     start: float = 1.0,
-    steps: int = 400,
+    steps: int = 150,
     tolerance: float = 1e-4,
     cond: Mapping[str, Tensor] | None = None,
 ) -> Float[Tensor, "b *event"]:
@@ -59,14 +61,15 @@ def converged(
         times = grids.log_snr(denoiser.process, count, start=start, end=end)
         return sample(denoiser, x, solver=DPMSolver(order=3), times=times, cond=cond)
 
-    coarse = at(steps)
+    coarse, distance = at(steps), math.inf
     for _ in range(4):
         steps *= 2
         fine = at(steps)
-        if rmse(coarse, fine) <= tolerance:
+        distance = rmse(coarse, fine)
+        if distance <= tolerance:
             return fine
         coarse = fine
-    raise InputError(f"tolerance: {tolerance} was given; {steps} steps reach {rmse(coarse, at(steps // 2)):.1e} only")
+    raise InputError(f"tolerance: {tolerance} was given; {steps // 2} and {steps} steps agree to {distance:.1e} only")
 
 
 def rmse(a: Tensor, b: Tensor) -> float:
@@ -74,9 +77,19 @@ def rmse(a: Tensor, b: Tensor) -> float:
     return (a.double() - b.double()).square().mean().sqrt().item()
 
 
-def steps_for(solver: Solver, evaluations: int) -> int:
-    """The largest number of steps that a solver makes with at most so many evaluations; 0 if it cannot make one."""
-    return evaluations // max(solver.evaluations, 1)
+def times_within(
+    process: Process, solver: Solver, evaluations: int, grid: GridFunction, *, start: float = 1.0, end: float = 0.0
+) -> Float[Tensor, " steps+1"] | None:
+    """The finest grid on which a solver takes at most so many evaluations; None where it cannot make a step."""
+    for count in range(evaluations // max(solver.evaluations, 1) + 1, 0, -1):
+        times = grid(process, count, start=start, end=end)
+        if isinstance(solver, TableSolver):
+            cost = solver.table(process, tuple(times.tolist())).evaluations
+        else:
+            cost = count * solver.evaluations
+        if cost <= evaluations:
+            return times
+    return None
 
 
 def measure(
@@ -92,24 +105,17 @@ def measure(
     name: str | None = None,
     cond: Mapping[str, Tensor] | None = None,
 ) -> Accuracy:
-    """The accuracy of one solver with a budget of evaluations; a failure to stay finite counts as infinitely far."""
+    """The accuracy of one solver on the finest grid that a budget of evaluations allows; see `compare`."""
     shown, label = describe(solver), name or getattr(grid, "__name__", "grid")
-    steps = steps_for(solver, evaluations)
-    best = Accuracy(shown, label, 0, math.nan)
-    # A solver whose last step is cheaper than the others may have room for one more.
-    for count in (steps, steps + 1):
-        if count < 1:
-            continue
-        counter = CountingDenoiser(denoiser)
-        times = grid(denoiser.process, count, start=start, end=end)
-        try:
-            result = sample(counter, x, solver=solver, times=times, cond=cond)
-            distance = rmse(result, reference)
-        except ArithmeticError:
-            distance = math.inf
-        if counter.evaluations <= evaluations:
-            best = Accuracy(shown, label, counter.evaluations, distance)
-    return best
+    times = times_within(denoiser.process, solver, evaluations, grid, start=start, end=end)
+    if times is None:
+        return Accuracy(shown, label, 0, math.nan)
+    counter = CountingDenoiser(denoiser)
+    try:
+        distance = rmse(sample(counter, x, solver=solver, times=times, cond=cond), reference)
+    except NumericalError:
+        distance = math.inf
+    return Accuracy(shown, label, counter.evaluations, distance)
 
 
 def compare(
@@ -143,6 +149,8 @@ def compare(
                 if progress is not None:
                     progress(describe(solver), len(found) / total)
                 found.append(
-                    measure(denoiser, x, reference, solver, budget, start=start, end=end, grid=grid, name=name, cond=cond)
+                    measure(
+                        denoiser, x, reference, solver, budget, start=start, end=end, grid=grid, name=name, cond=cond
+                    )
                 )
     return found

@@ -149,9 +149,9 @@ def _follow(
             if isinstance(state, Tensor):
                 x = _move_each(problem, row, x, estimates)
             else:
-                x = _move(x, state, coefficients, estimates)
+                x = _move(x, state, coefficients, estimates)  # type: ignore[arg-type]
                 if endpoint != 0.0 and problem.y is not None:
-                    x.add_(problem.y.to(x.dtype), alpha=endpoint)
+                    x.add_(problem.y.to(x.dtype), alpha=endpoint)  # type: ignore[arg-type]
             if noisy and (isinstance(noise, Tensor) or noise != 0.0):
                 x = _add(x, problem.noise(x, i, number), noise)
     return x, estimates

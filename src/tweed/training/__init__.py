@@ -1,11 +1,12 @@
 """Training: objectives, weightings, times, couplings, the loop, moving averages, checkpoints, configurations."""
 
-from tweed.training import couplings, objectives, times, weightings
+from tweed.training import couplings, flow_maps, objectives, times, weightings
 from tweed.training.checkpoint import build_denoiser, bundled, denoiser_config, load, push_to_hub, read_config, save
 from tweed.training.config import TrainConfig, build_data, train
 from tweed.training.couplings import Coupling, Independent, MinibatchOT
 from tweed.training.ema import EMA, PowerEMA, reconstruct, reconstruct_weights
 from tweed.training.fit import FitResult, fit
+from tweed.training.flow_maps import ConsistencyLoss, MeanFlowLoss
 from tweed.training.objectives import DenoisingLoss, InterpolantLoss, Objective, flow_matching
 from tweed.training.parts import fast_precision
 from tweed.training.plain import from_config, to_config
@@ -16,11 +17,13 @@ from tweed.training.weightings import Weighting
 
 __all__ = [
     "EMA",
+    "ConsistencyLoss",
     "Coupling",
     "DenoisingLoss",
     "FitResult",
     "Independent",
     "InterpolantLoss",
+    "MeanFlowLoss",
     "MinibatchOT",
     "Objective",
     "PowerEMA",
@@ -34,6 +37,7 @@ __all__ = [
     "denoiser_config",
     "fast_precision",
     "fit",
+    "flow_maps",
     "flow_matching",
     "from_config",
     "load",

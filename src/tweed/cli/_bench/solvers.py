@@ -1,0 +1,231 @@
+"""How far the samples of a solver are from the converged solution, at equal numbers of evaluations."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tweed.cli._bench import peers
+from tweed.core import grids, random
+from tweed.core.denoiser import CountingDenoiser, Denoiser
+from tweed.core.exact import EmpiricalDenoiser
+from tweed.core.processes import EDM
+from tweed.recipes.report import Progress, span
+from tweed.solvers import DDIM, DEIS, DPM2, LMS, PNDM, DPMSolver, Heun, RungeKutta, Solver, UniPC, sample
+from tweed.solvers.accuracy import compare, converged, rmse
+
+OURS: tuple[Solver, ...] = (
+    DDIM(),
+    *(DPMSolver(order, form=form) for order in (2, 3) for form in ("data", "noise")),
+    DPMSolver(3, solver_type="midpoint"),
+    *(DPMSolver(order, kind="singlestep") for order in (2, 3)),
+    *(DPMSolver(order, kind="singlestep", group=True) for order in (2, 3)),
+    DPMSolver(3, kind="singlestep", form="noise", group=True),
+    *(UniPC(order, form=form) for order in (2, 3, 4) for form in ("data", "noise")),
+    *(DEIS(order) for order in (2, 3, 4)),
+    LMS(4),
+    PNDM(4, "heun"),
+    Heun(),
+    DPM2(),
+    RungeKutta("heun3", form="noise"),
+)
+"""The deterministic table solvers that are compared."""
+
+GRIDS = {
+    "karras": grids.karras,
+    "karras, rho 12": partial(grids.karras, rho=12.0),
+    "log_snr": grids.log_snr,
+}
+PEERS_GRID = "karras, to 0"
+REQUIRED = (10, 20)
+"""The budgets at which the best of ours must not be behind the best of the peers'."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A denoiser, its starts at time `start` (shape (b, *event)), and the last level above the data, `end`."""
+
+    denoiser: Denoiser
+    x: Tensor
+    start: float
+    end: float
+    tolerance: float
+
+
+def digits_mixture(starts: int, seed: int) -> Case:
+    """Handwritten digits smoothed by N(0, 0.15^2), with their exact score, on EDM's process from 80 to 0.002."""
+    from tweed.data import Digits
+
+    process = EDM(0.002, 80.0)
+    denoiser = EmpiricalDenoiser(Digits(flat=True).x, 0.15, process)
+    x = process.sigma_max * random.normal((starts, 64), seed, dtype=torch.float64)
+    return Case(denoiser, x, 1.0, process.t_min, 1e-4)
+
+
+def bundled(starts: int, seed: int) -> Case:
+    """The bundled model `glyphs`, each sample of another class; its reference is converged to 1e-3 only."""
+    from tweed.training import load
+
+    model = load("glyphs")
+    process = model.process
+    start = model.t_max if math.isfinite(process.level(model.t_max).log_snr) else process.t_max
+    x = process.prior((starts, *(model.event or ())), seed, t=start)
+    return Case(_Labelled(model, starts), x, start, process.t_min, 1e-3)
+
+
+class _Labelled(Denoiser):
+    """A model whose samples carry the classes 0, 1, 2, ... in turn."""
+
+    def __init__(self, model: Denoiser, n: int):
+        super().__init__()
+        self.model, self.process, self.event = model, model.process, model.event
+        classes = getattr(getattr(model, "network", None), "config", {}).get("num_classes", 0)
+        self.label = torch.arange(n) % classes if classes else None
+
+    def forward(self, x, t, **cond):
+        return self.model(x, t, **cond) if self.label is None else self.model(x, t, label=self.label, **cond)
+
+
+MODELS: dict[str, Callable[[int, int], Case]] = {"digits-mixture": digits_mixture, "glyphs": bundled}
+
+
+def run(model: str, budgets: Sequence[int], starts: int, seed: int, progress: Progress) -> dict[str, Any]:
+    """All rows, and for each budget the best of ours beside the best of the peers'."""
+    case = MODELS[model](starts, seed)
+    progress("the converged solution", 0.0)
+    with torch.no_grad():
+        above = converged(case.denoiser, case.x, start=case.start, end=case.end, tolerance=case.tolerance)
+        clean = sample(case.denoiser, above, solver=DDIM(), times=[case.end, 0.0])
+        rows = _ours(case, budgets, above, clean, span(progress, 0.1, 0.7))
+        rows += _theirs(case, budgets, clean, span(progress, 0.7, 1.0))
+    rows.sort(key=lambda row: (row["budget"], row["rmse"] if math.isfinite(row["rmse"]) else math.inf))
+    summary = [_best(rows, budget) for budget in budgets]
+    return {
+        "bench": "solvers",
+        "model": model,
+        "starts": starts,
+        "seed": seed,
+        "rows": rows,
+        "summary": summary,
+        "peers": peers.versions(),
+        "holds": all(line["holds"] is not False for line in summary),
+    }
+
+
+def _row(library: str, method: str, grid: str, budget: int, evaluations: int, error: float) -> dict[str, Any]:
+    return {
+        "library": library,
+        "method": method,
+        "grid": grid,
+        "budget": budget,
+        "evaluations": evaluations,
+        "rmse": error,
+    }
+
+
+def _ours(case: Case, budgets: Sequence[int], above: Tensor, clean: Tensor, progress: Progress) -> list[dict[str, Any]]:
+    parts = (
+        (case.end, GRIDS, above, span(progress, 0.0, 0.75)),
+        (0.0, {PEERS_GRID: grids.karras}, clean, span(progress, 0.75, 1.0)),
+    )
+    found = [
+        row
+        for end, named, reference, tell in parts
+        for row in compare(
+            case.denoiser,
+            case.x,
+            OURS,
+            budgets,
+            start=case.start,
+            end=end,
+            named_grids=named,
+            reference=reference,
+            progress=tell,
+        )
+    ]
+    # compare goes through solvers, grids and budgets in this order.
+    wanted = [budget for _, named, _, _ in parts for _ in OURS for _ in named for budget in budgets]
+    return [
+        _row("tweed", f.solver, f.grid, budget, f.evaluations, f.rmse)
+        for f, budget in zip(found, wanted, strict=True)
+        if f.evaluations
+    ]
+
+
+def _theirs(case: Case, budgets: Sequence[int], clean: Tensor, progress: Progress) -> list[dict[str, Any]]:
+    process, rows = case.denoiser.process, []
+    first, last = process.level(case.start), process.level(case.end)
+    known = peers.peers()
+    for number, peer in enumerate(known):
+        progress(f"{peer.library} {peer.name}", number / len(known))
+        for budget in budgets:
+            levels = peer.levels(budget)
+            if levels == 0:
+                continue
+            counter = CountingDenoiser(case.denoiser)
+            field = peers.Field(counter, case.x / first.alpha, math.exp(-first.log_snr), math.exp(-last.log_snr))
+            error = rmse(peer.run(field, levels), clean)
+            rows.append(_row(peer.library, peer.name, PEERS_GRID, budget, counter.evaluations, error))
+    return rows
+
+
+def _best(rows: list[dict[str, Any]], budget: int) -> dict[str, Any]:
+    finite = [row for row in rows if row["budget"] == budget and math.isfinite(row["rmse"])]
+    ours = [row for row in finite if row["library"] == "tweed"]
+    theirs = min((row for row in finite if row["library"] != "tweed"), key=lambda row: row["rmse"], default=None)
+    best = min(ours, key=lambda row: row["rmse"])
+    same = min((row for row in ours if row["grid"] == PEERS_GRID), key=lambda row: row["rmse"], default=None)
+    line: dict[str, Any] = {"budget": budget, "ours": best, "ours_on_their_grid": same, "peers": theirs}
+    line["ratio"] = None if theirs is None else best["rmse"] / theirs["rmse"]
+    line["ratio_on_their_grid"] = None if theirs is None or same is None else same["rmse"] / theirs["rmse"]
+    line["holds"] = None if line["ratio"] is None or budget not in REQUIRED else line["ratio"] <= 1.0
+    return line
+
+
+def pareto(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that no other one beats with as small a budget, from the smallest budget to the largest."""
+    front: list[dict[str, Any]] = []
+    for row in sorted(rows, key=lambda row: (row["budget"], row["rmse"])):
+        if math.isfinite(row["rmse"]) and (not front or row["rmse"] < front[-1]["rmse"]):
+            front.append(row)
+    return front
+
+
+def figure(result: dict[str, Any]) -> Any:
+    """Error against evaluations, with both Pareto fronts."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
+
+    made = Figure(figsize=(7.0, 4.4), layout="constrained")
+    axes = made.subplots()
+    # Beside one another, so that no library hides another one.
+    styles = {
+        "tweed": ("#1f6fb4", "o", 0.95),
+        "k-diffusion": ("#d1722a", "^", 1.0),
+        "diffusers": ("#7a7a7a", "s", 1.05),
+    }
+    for library, (color, marker, shift) in styles.items():
+        rows = [row for row in result["rows"] if row["library"] == library and math.isfinite(row["rmse"])]
+        if rows:
+            x, y = [shift * row["budget"] for row in rows], [row["rmse"] for row in rows]
+            axes.plot(x, y, marker, color=color, alpha=0.4, markersize=4, label=library, markeredgewidth=0)
+    for name, ours, color in (("tweed", True, "#1f6fb4"), ("peers", False, "#a03d2b")):
+        front = pareto(row for row in result["rows"] if (row["library"] == "tweed") == ours)
+        if front:
+            x, y = [row["budget"] for row in front], [row["rmse"] for row in front]
+            axes.plot(x, y, "-", marker="_", color=color, linewidth=1.8, label=f"Pareto front, {name}")
+    axes.set(xscale="log", yscale="log", xlabel="evaluations allowed", ylabel="RMSE to the converged solution")
+    axes.set_title(f"{result['model']}, {result['starts']} starts", fontsize=10)
+    # A run that left the data far behind is not worth half the figure.
+    finite = sorted(row["rmse"] for row in result["rows"] if math.isfinite(row["rmse"]))
+    axes.set_ylim(0.7 * finite[0], min(2.0 * finite[-1], 2.0))
+    axes.minorticks_off()
+    axes.set_xticks(sorted({row["budget"] for row in result["rows"]}))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8)
+    return made

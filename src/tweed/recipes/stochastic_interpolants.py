@@ -1,0 +1,358 @@
+"""Recipe of "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions" (2023), and of SiT (2024).
+
+Two distributions are joined by `x_t = alpha x_0 + beta x_1 + sigma z`, and the ODE and SDEs of any noise carry one to
+the other: with exact fields between mixtures, with wrong ones (where the SDE forgives what the ODE carries on), with
+learned ones from eight Gaussians to a checkerboard. At last the interpolant itself is learned: a Schrödinger bridge.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from tweed.core import random, targets
+from tweed.core.denoiser import Denoiser, InterpolantDenoiser, NetworkDenoiser
+from tweed.core.processes import Interpolant
+from tweed.data import DENSITIES
+from tweed.data.dataset import Tensors
+from tweed.metrics import energy_distance, sliced_wasserstein
+from tweed.nets import build
+from tweed.recipes import _interpolants_exact as exact
+from tweed.recipes import _interpolants_figures as figures
+from tweed.recipes.report import Progress, Report, Row, at_least, at_most, greater_than, info, less_than, span
+from tweed.solvers import Heun, InterpolantSDE, sample
+from tweed.solvers.interpolant_sde import PROFILES
+from tweed.training import InterpolantLoss, fit, flow_matching, times
+from tweed.training.objectives import Objective
+from tweed.training.schroedinger_bridge import BridgePath, BridgeResult, fit_bridge
+
+_DATA, _OTHER, _TRUTH, _SECOND, _START, _LATENT, _BRIDGE, _ENDS = range(21, 29)  # streams of the seed
+BRIDGE = {"data": (-0.5, 0.5), "other": (0.5, 1.0), "epsilon": 0.1}
+"""Mean and standard deviation of the two Gaussians of the bridge, and its noise."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes at one scale."""
+
+    exact_samples: int
+    exact_steps: int
+    tolerance: float
+    interpolants: tuple[Interpolant, ...]
+    histogram_samples: int
+    histogram_steps: int
+    likelihoods: int
+    training_steps: int
+    width: int
+    batch_size: int
+    samples: int
+    sde_steps: int
+    bridge_steps: int
+    bridge_warm: int
+    bridge_batch: int
+    lr: float = 2e-3
+    ema: float = 0.99
+    data: int = 50_000
+    near: float = 0.45  # of the distance between the ends, what the learned fields may leave
+
+
+SCALES = {
+    "smoke": Settings(
+        exact_samples=600,
+        exact_steps=50,
+        tolerance=1e-3,
+        interpolants=(exact.BARE[0], exact.TWO_SIDED[0], exact.TWO_SIDED[3], exact.TWO_SIDED[-1]),
+        histogram_samples=2000,
+        histogram_steps=40,
+        likelihoods=100,
+        training_steps=200,
+        width=64,
+        batch_size=256,
+        samples=3000,
+        sde_steps=45,
+        bridge_steps=75,
+        bridge_warm=100,
+        bridge_batch=192,
+        near=0.8,
+    ),
+    "default": Settings(
+        exact_samples=3000,
+        exact_steps=200,
+        tolerance=1e-4,
+        interpolants=(*exact.BARE, *exact.TWO_SIDED),
+        histogram_samples=15_000,
+        histogram_steps=125,
+        likelihoods=1000,
+        training_steps=1500,
+        width=96,
+        batch_size=512,
+        samples=5000,
+        sde_steps=150,
+        bridge_steps=250,
+        bridge_warm=150,
+        bridge_batch=256,
+    ),
+    "gpu": Settings(
+        exact_samples=5000,
+        exact_steps=500,
+        tolerance=1e-6,
+        interpolants=(*exact.BARE, *exact.TWO_SIDED),
+        histogram_samples=100_000,
+        histogram_steps=250,
+        likelihoods=5000,
+        training_steps=20_000,
+        width=256,
+        batch_size=2048,
+        samples=20_000,
+        sde_steps=250,
+        bridge_steps=2000,
+        bridge_warm=300,
+        bridge_batch=2048,
+    ),
+}
+
+
+def run(seed: int, scale: str, progress: Progress) -> Report:
+    """The report; raises nothing of its own."""
+    s = SCALES[scale]
+    progress("identities", 0.0)
+    rows = exact.identities(seed)
+    rows += exact.transports(
+        seed, s.exact_samples, s.exact_steps, s.tolerance, s.interpolants, span(progress, 0.02, 0.3)
+    )
+    more, divergences = exact.wrong_fields(
+        seed, s.histogram_samples, s.histogram_steps, s.likelihoods, span(progress, 0.3, 0.4)
+    )
+    rows += more
+    more, clouds = learned(seed, s, span(progress, 0.4, 0.75))
+    rows += more
+    more, bridge = bridged(seed, s, span(progress, 0.75, 1.0))
+    told = {key: value for key, value in vars(s).items() if key != "interpolants"}
+    return Report(
+        slug="stochastic-interpolants",
+        rows=rows + more,
+        seed=seed,
+        scale=scale,
+        settings={**told, "interpolants": [exact.name(p) for p in s.interpolants], "bridge": BRIDGE},
+        figures={
+            "densities": figures.densities,
+            "trajectories": lambda: figures.trajectories(seed),
+            "divergence": lambda: figures.divergence(divergences),
+            "learned": lambda: figures.learned(clouds),
+            "bridge": lambda: figures.bridge(bridge, BRIDGE, seed),
+        },
+        notes=(
+            "Times run from data (0) to the other end (1), against the paper's; generation follows them down.",
+            "A ratio to the distance of two true samples scatters by some 40 % for one interpolant, so the relation is "
+            "on the root mean square over all, each with draws of its own.",
+            "Girsanov's bound is 1/(4 epsilon) int E|error of the drift|^2 dt under the true marginals, for which the "
+            "SDE is run between 1e-3 and 1 - 1e-3 with an epsilon that nothing limits.",
+            "Small learned fields: the SDE is nearer to the checkerboard than the ODE in sliced W2, as wrong fields "
+            "suggest. For the one-sided interpolant, whose score is converted from its velocity, no noise profile "
+            "differs from the ODE by more than chance; SiT's gain of the SDE (ImageNet) is not to be seen in the plane.",
+            "The bridge joins Gaussians whose means are near: with means 4 apart the straight interpolant is "
+            "within half a per cent of the least energy, as the mean's motion is most of it, and nothing would be shown.",
+        ),
+    )
+
+
+def learned(seed: int, s: Settings, progress: Progress) -> tuple[list[Row], dict[str, tuple[Tensor, float]]]:
+    """Eight Gaussians to a checkerboard by learned velocity and noise; a one-sided interpolant; clouds for a figure."""
+    board, ring = DENSITIES["checkerboard"], DENSITIES["eight_gaussians"]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    x, y = board.sample(s.data, random.fold(seed, _DATA)), ring.sample(s.data, random.fold(seed, _OTHER))
+    truth, second = (board.sample(s.samples, random.fold(seed, stream)) for stream in (_TRUTH, _SECOND))
+    start = ring.sample(s.samples, random.fold(seed, _START))
+    net = {"name": "mlp", "dim": 2, "width": s.width, "depth": 3, "norm": False, "time_dim": 32, "time_scale": 10.0}
+
+    def train(model: Any, data: Tensors, objective: Objective, place: float, text: str) -> Any:
+        calls = iter(range(1, 11))
+
+        def told(_: Denoiser) -> None:
+            progress(text, place + 0.4 * min(next(calls, 10) / 10, 1.0))
+
+        progress(text, place)
+        return fit(
+            model,
+            data,
+            steps=s.training_steps,
+            objective=objective,
+            batch_size=s.batch_size,
+            lr=s.lr,
+            schedule="cosine",
+            ema=s.ema,
+            seed=seed,
+            device=device,
+            sample_every=math.ceil(s.training_steps / 10),
+            sampler=cast(Any, told),
+            progress=False,
+        ).denoiser
+
+    path = Interpolant("linear", "brownian")
+    fields = InterpolantDenoiser(build(net, seed), build(net, seed + 1), path)
+    two = train(fields, Tensors(x, y=y), InterpolantLoss("both"), 0.0, "velocity and noise")
+    plain, paired = (gradient_variance(two, x, y, antithetic, seed) for antithetic in (False, True))
+    one_path = Interpolant("linear", one_sided=True)
+    one = NetworkDenoiser(build(net, seed + 2), one_path, targets.Velocity(), event=(2,))
+    one = train(one, Tensors(x), flow_matching(), 0.5, "one-sided velocity")
+    progress("sampling", 0.9)
+    clouds = {"eight Gaussians": start, "checkerboard": second}
+    clouds["ODE"] = sample(two, start.to(device), solver=Heun(form="velocity"), steps=s.sde_steps // 3)
+    for epsilon in (0.25, 1.0):
+        solver = InterpolantSDE(epsilon)
+        clouds[f"SDE, epsilon = {epsilon:g}"] = sample(
+            two, start.to(device), solver=solver, steps=s.sde_steps, seed=seed
+        )
+    latent = random.normal((s.samples, 2), random.fold(seed, _LATENT)).to(device)
+    singles = {"ODE": sample(one, latent, solver=Heun(form="velocity"), steps=s.sde_steps // 3)}
+    for profile in PROFILES:
+        singles[profile] = sample(one, latent, solver=InterpolantSDE(profile), steps=s.sde_steps, seed=seed)
+
+    def distance(cloud: Tensor) -> float:
+        return sliced_wasserstein(cloud.cpu(), truth, 64, seed=seed)
+
+    def energy(cloud: Tensor) -> float:
+        return energy_distance(cloud[:2000].cpu(), truth[:2000], unbiased=True)
+
+    away = {name: distance(cloud) for name, cloud in clouds.items()}
+    apart = {name: energy(cloud) for name, cloud in clouds.items()}
+    alone = {name: distance(cloud) for name, cloud in singles.items()}
+    base, ode, sde = away["eight Gaussians"], away["ODE"], away["SDE, epsilon = 0.25"]
+    noisiest = max(PROFILES, key=lambda profile: alone[profile])
+    rows = [
+        at_least("gradient variance of the velocity loss at t < 0.02: plain / antithetic", plain / paired, 5.0),
+        info("the same at equal evaluations", plain / paired / 2.0),
+        info("sliced W2: two samples of the checkerboard", away["checkerboard"]),
+        less_than("sliced W2: learned ODE; the eight Gaussians", ode, base, s.near),
+        less_than("sliced W2: learned SDE, epsilon = 0.25; the eight Gaussians", sde, base, 0.75 * s.near),
+        less_than(
+            "sliced W2: learned SDE, epsilon = 1; the eight Gaussians", away["SDE, epsilon = 1"], base, 0.75 * s.near
+        ),
+        less_than(
+            "energy distance: learned SDE, epsilon = 0.25; the eight Gaussians",
+            apart["SDE, epsilon = 0.25"],
+            apart["eight Gaussians"],
+            0.2,
+        ),
+        less_than("sliced W2: learned SDE, epsilon = 0.25; learned ODE", sde, ode, published="the SDE is better"),
+        *(info(f"sliced W2, one-sided: {name}", value) for name, value in alone.items()),
+        at_most("sliced W2, one-sided: worst noise profile / ODE", alone[noisiest] / alone["ODE"], 2.0, note=noisiest),
+    ]
+    return rows, {name: (cloud[:3000].cpu(), away[name]) for name, cloud in clouds.items()}
+
+
+def gradient_variance(
+    model: InterpolantDenoiser, x: Tensor, y: Tensor, antithetic: bool, seed: int, batches: int = 128, size: int = 16
+) -> float:
+    """The trace of the covariance of the velocity loss's gradient, over small batches with times below 0.02."""
+    loss = InterpolantLoss("velocity", antithetic, times.Uniform(spread="independent", high=0.02))
+    parameters = [p.requires_grad_() for p in cast(torch.nn.Module, model.velocity).parameters()]
+    gradients = []
+    for k in range(batches):
+        rows = slice(k * size, (k + 1) * size)
+        batch = {"x": x[rows].to(parameters[0].device), "y": y[rows].to(parameters[0].device)}
+        value = loss(model, batch, seed=random.fold(seed, 31), step=k).mean()
+        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters)]).cpu())
+    return torch.stack(gradients).var(0).sum().item()
+
+
+def bridged(seed: int, s: Settings, progress: Progress) -> tuple[list[Row], dict[str, Any]]:
+    """A learned interpolant between two Gaussians on the line, against the Schrödinger bridge in closed form."""
+    epsilon = BRIDGE["epsilon"]
+    (m0, s0), (m1, s1) = BRIDGE["data"], BRIDGE["other"]
+    net = {"name": "mlp", "dim": 1, "width": 48, "depth": 2, "norm": False, "time_dim": 8, "time_scale": 1.0}
+    path = BridgePath(epsilon, build({**net, "endpoint_channels": 1}, random.fold(seed, _BRIDGE)))
+
+    def data(n: int, key: int, index: int) -> Tensor:
+        return m0 + s0 * random.normal((n, 1), key, index=index)
+
+    def other(n: int, key: int, index: int) -> Tensor:
+        return m1 + s1 * random.normal((n, 1), key, index=index)
+
+    result: BridgeResult = fit_bridge(
+        path,
+        build(net, random.fold(seed, _BRIDGE, 1)),
+        data,
+        other,
+        steps=s.bridge_steps,
+        warm=s.bridge_warm,
+        batch_size=s.bridge_batch,
+        path_lr=2e-3,
+        seed=random.fold(seed, _BRIDGE, 2),
+        report=lambda share: progress("the Schrödinger bridge", share),
+    )
+    least, closed = gaussian_energy(), entropic_energy()
+    straight, here = path_energy(BridgePath(epsilon)), path_energy(path)
+    start = other(4 * s.samples, random.fold(seed, _ENDS), 0)
+    states, spent = result.sample(start, steps=s.sde_steps, seed=random.fold(seed, _ENDS, 1), trajectory=True)
+    x0, x1 = data(256, random.fold(seed, _ENDS, 2), 0), start[:256]
+    with torch.no_grad():
+        ends = max((path.mean(x0, x1, torch.full((256,), t))[0] - x).abs().max() for t, x in ((0.0, x0), (1.0, x1)))
+    rows = [
+        at_most("bridge: error of the learned interpolant at its ends", ends, 1e-6),
+        at_most(
+            "bridge: least energy, by the marginals and by the entropic plan: relative gap",
+            abs(least / closed - 1),
+            1e-6,
+        ),
+        at_most("bridge: energy of the learned interpolant / the least", here / least, 1.03, baseline=straight / least),
+        greater_than("bridge: energy of the straight interpolant; of the learned one", straight, here, 1.05),
+        at_most("bridge: share left of the straight interpolant's excess", (here - least) / (straight - least), 0.35),
+        at_most("bridge: |mean| error of its SDE's ends", abs(states[-1].mean().item() - m0), 0.1),
+        at_most(
+            "bridge: error of their standard deviation / the true one", abs(states[-1].std().item() / s0 - 1), 0.15
+        ),
+        at_most("bridge: energy its SDE spends / the least", spent.mean().item() / least, 1.1),
+    ]
+    return rows, {"path": path, "states": states[:, :12, 0]}
+
+
+def gaussian_energy(covariance: float | None = None) -> float:
+    """The kinetic energy of `E|u|^2` on Gaussian ends whose `x_0, x_1` have a covariance; that of the bridge by default.
+
+    `u = m' + (V'/2 + epsilon) / V (x - m)` with `V` the variance of `x_t`.
+    """
+    epsilon = BRIDGE["epsilon"]
+    (m0, s0), (m1, s1) = BRIDGE["data"], BRIDGE["other"]
+    c = math.sqrt((s0 * s1) ** 2 + epsilon**2) - epsilon if covariance is None else covariance
+    t = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    v = ((1 - t) * s0) ** 2 + (t * s1) ** 2 + 2 * t * (1 - t) * (c + epsilon)
+    v_dot = -2 * (1 - t) * s0**2 + 2 * t * s1**2 + 2 * (1 - 2 * t) * (c + epsilon)
+    return (m1 - m0) ** 2 + ((0.5 * v_dot + epsilon) ** 2 / v).mean().item()
+
+
+def entropic_energy() -> float:
+    """The same by `4 epsilon KL(plan | x_1 ~ other, x_0 = x_1 + sqrt(2 epsilon) z)` of the entropic plan."""
+    epsilon = BRIDGE["epsilon"]
+    (m0, s0), (m1, s1) = BRIDGE["data"], BRIDGE["other"]
+    c = math.sqrt((s0 * s1) ** 2 + epsilon**2) - epsilon
+    square = (m1 - m0) ** 2 + s0**2 + s1**2 - 2 * c
+    left_over = s0**2 - (c / s1) ** 2  # the variance of x_0 given x_1
+    return square + 2 * epsilon * (math.log(2 * epsilon / left_over) - 1.0)
+
+
+def path_energy(path: BridgePath, nodes: int = 160, levels: int = 16) -> float:
+    """`E int |u|^2 dt` of an interpolant between these Gaussians, `u` its exact drift, by quadrature over the ends."""
+    import numpy as np
+
+    (m0, s0), (m1, s1) = BRIDGE["data"], BRIDGE["other"]
+    u = torch.linspace(-5.0, 5.0, nodes, dtype=torch.float64)
+    log_weight = -0.5 * (u[:, None] ** 2 + u[None] ** 2).flatten()
+    x0, x1 = (m.reshape(-1, 1).float() for m in torch.meshgrid(m0 + s0 * u, m1 + s1 * u, indexing="ij"))
+    points, weights = np.polynomial.legendre.leggauss(levels)
+    total = 0.0
+    for t, weight in zip((0.5 * (points + 1)).tolist(), (0.5 * weights).tolist(), strict=True):
+        with torch.no_grad():
+            mean, speed = (v[:, 0].double() for v in path.mean(x0, x1, torch.full((len(x0),), t)))
+        time = torch.tensor(t, dtype=torch.float64)
+        sigma, pull = path.sigma(time), path.pull(time)
+        centre = (1 - t) * m0 + t * m1
+        x = torch.linspace(centre - 6.0, centre + 6.0, 161, dtype=torch.float64)
+        z = (x[:, None] - mean) / sigma
+        kernel = (log_weight - 0.5 * z**2).exp()
+        mass = kernel.sum(1)
+        drift = (kernel * (speed + pull * z)).sum(1) / mass.clamp_min(1e-300)
+        total += weight * ((mass * drift**2).sum() / mass.sum()).item()
+    return total
