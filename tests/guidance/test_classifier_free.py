@@ -46,7 +46,9 @@ def test_a_scale_for_each_sample_and_explicit_nulls():
         torch.testing.assert_close(guided[i : i + 1], one)
 
     # With a null given, "none" is another label: class 1 against class 0.
-    against = tw.guidance.ClassifierFree(model, 2.0, null={"label": torch.tensor([0])})(x, 0.5, label=torch.tensor([1, 1]))
+    against = tw.guidance.ClassifierFree(model, 2.0, null={"label": torch.tensor([0])})(
+        x, 0.5, label=torch.tensor([1, 1])
+    )
     ones, zeros = model(x, 0.5, label=torch.tensor([1, 1])).x0, model(x, 0.5, label=torch.tensor([0, 0])).x0
     torch.testing.assert_close(against.x0, zeros + 2.0 * (ones - zeros))
 

@@ -58,8 +58,10 @@ def test_full_renewal_forgets_the_state_up_to_the_data():
     torch.testing.assert_close(x, model(again, 0.5), atol=1e-5, rtol=1e-5)
 
 
-def test_around_an_endpoint():
-    process = processes.MeanReverting()
+@pytest.mark.parametrize(
+    "process", [processes.MeanReverting(), processes.OUVE(), processes.Residual()], ids=lambda p: type(p).__name__
+)
+def test_around_an_endpoint(process):
     model = GaussianFlow(tw.GaussianDenoiser(torch.zeros(2), 0.5, process))
     x, y = random.normal((8, 2), 1, dtype=F64), random.normal((8, 2), 2, dtype=F64)
     zero = torch.zeros_like(y)

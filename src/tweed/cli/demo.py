@@ -116,7 +116,10 @@ def _table(found: list[dict[str, Any]]) -> None:
     cells = []
     for row in found:
         shown = [f"{row['rmse'][b]:.2g}" for b in best]
-        marked = [f"[bold green]{s}[/bold green]" if row["rmse"][b] == best[b] else s for s, b in zip(shown, best, strict=True)]
+        marked = [
+            f"[bold green]{s}[/bold green]" if row["rmse"][b] == best[b] else s
+            for s, b in zip(shown, best, strict=True)
+        ]
         cells.append((escape(row["solver"]), *marked))
     print_table(
         ("solver", *(f"{b} evaluations" for b in _BUDGETS)),

@@ -78,7 +78,9 @@ def divergence(results: list[exact.Divergences]) -> Any:
             ax.plot([*result.bound], [*result.bound.values()], "--", color=color, label="its bound")
     ax.set(xscale="log", yscale="log", xlabel="epsilon", ylabel="KL of the truth from the samples, nats")
     ax.plot([], [], ":", color="gray", label="the ODE")
-    ax.legend(fontsize=8)
+    ax.set_xticks([*results[0].bound], [f"{e:g}" for e in results[0].bound])
+    ax.minorticks_off()
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     return figure
 
 

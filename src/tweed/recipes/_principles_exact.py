@@ -99,16 +99,14 @@ def _relative(value: Tensor, truth: Tensor) -> float:
 
 
 def conversions(errors: dict[str, Tensor]) -> list[Row]:
-    """The table of conversions as rows: the largest error of all."""
-    pairs = len(TARGETS) ** 2
-    worst = max(errors, key=lambda name: errors[name].max().item())
-    gaussian = max(errors[name].max().item() for name in GAUSSIAN)
-    paired = max(errors[name].max().item() for name in PAIRED)
-    note = f"{pairs} pairs; relative, t in [0.02, 0.98]; worst: {worst}"
-    return [
-        at_most(f"conversions there and back, {len(GAUSSIAN)} Gaussian processes", gaussian, 1e-9, note=note),
-        at_most(f"conversions there and back, {len(PAIRED)} processes with an endpoint", paired, 1e-9, note=note),
-    ]
+    """The table of conversions as rows: the largest error of each kind of process."""
+    rows = []
+    for words, group in (("Gaussian processes", GAUSSIAN), ("processes with an endpoint", PAIRED)):
+        worst = max(group, key=lambda name: errors[name].max().item())
+        note = f"{len(TARGETS) ** 2} pairs; relative, t in [0.02, 0.98]; the largest: {worst}"
+        largest = errors[worst].max().item()
+        rows.append(at_most(f"conversions there and back, {len(group)} {words}", largest, 1e-9, note=note))
+    return rows
 
 
 def views(seed: int) -> list[Row]:

@@ -281,7 +281,6 @@ def _figure_errors(errors: Mapping[str, Sequence[float]], adaptive: Mapping[str,
     axes.minorticks_off()
     axes.set_xticks(BUDGETS)
     axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.set_ylim(top=3.0)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
     return figure

@@ -183,7 +183,7 @@ def measure(
         "mean flow, 2 steps": jump(models.mean_flow, latent, 1.0, 0.5, 0.0),
         "distilled, 1 step": jump(models.distilled, noise, 1.0, 0.0),
         "distilled, 2 steps": jump(models.distilled, noise, 1.0, middle, 0.0, renoise=1.0),
-        "consistency, 1 step": jump(models.alone, noise, 1.0, 0.0),
+        "consistency training, 1 step": jump(models.alone, noise, 1.0, 0.0),
     }
 
     def away(x: Tensor) -> float:
@@ -203,7 +203,7 @@ def measure(
         info("sliced W2: samples of the truth", w2["truth"]),
         less_than("sliced W2: mean flow, 1 step", w2["mean flow, 1 step"], euler, 0.4, note=one),
         less_than("sliced W2: consistency distillation, 1 step", w2["distilled, 1 step"], euler, 0.4, note=one),
-        less_than("sliced W2: consistency training, 1 step", w2["consistency, 1 step"], euler, 0.4, note=one),
+        less_than("sliced W2: consistency training, 1 step", w2["consistency training, 1 step"], euler, 0.4, note=one),
         less_than(
             "rms distance to where the exact ODE ends: distilled, 1 step",
             missed(sets["distilled, 1 step"]),

@@ -141,7 +141,9 @@ def _levels(
         levels = torch.as_tensor(times, dtype=torch.float64)
     else:
         if solver.adaptive and steps is not None:
-            raise InputError(f"steps: {steps} was given; {type(solver).__name__} chooses its own steps (set its tolerances)")
+            raise InputError(
+                f"steps: {steps} was given; {type(solver).__name__} chooses its own steps (set its tolerances)"
+            )
         steps = 1 if solver.adaptive else 20 if steps is None else steps
         first = t_max if start is None or isinstance(start, Tensor) else float(start)
         levels = (grid or grids.default)(process, steps, start=first, end=end)
