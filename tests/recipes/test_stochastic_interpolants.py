@@ -7,7 +7,9 @@ import torch
 
 import tweed as tw
 from tweed.core.processes import Interpolant
+from tweed.recipes import _interpolants_bridge as bridge
 from tweed.recipes import _interpolants_exact as exact
+from tweed.recipes import _interpolants_wrong as wrong_fields
 from tweed.recipes import registry
 from tweed.recipes import stochastic_interpolants as recipe
 from tweed.training.schroedinger_bridge import BridgePath
@@ -42,37 +44,39 @@ def test_the_independent_velocity_is_that_of_the_straight_line_between_gaussians
 
 
 def test_wrong_fields_are_wrong_by_what_they_say():
-    field = exact.line()
+    field = wrong_fields.line()
     x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
-    right, wrong = field(x, 0.4), exact.WrongFields(field, 1.0, 0.5)(x, 0.4)
+    right, wrong = field(x, 0.4), wrong_fields.WrongFields(field, 1.0, 0.5)(x, 0.4)
     torch.testing.assert_close(wrong.velocity - right.velocity, -(3 * x).sin())
     torch.testing.assert_close(wrong.score - right.score, 0.5 * (2 * x).sin())
     # The drift of generation is -velocity + epsilon score.
     error = (-wrong.velocity + 0.7 * wrong.score) - (-right.velocity + 0.7 * right.score)
-    torch.testing.assert_close(error, exact.WrongFields(field, 1.0, 0.5).wrong(x, 0.7))
+    torch.testing.assert_close(error, wrong_fields.WrongFields(field, 1.0, 0.5).wrong(x, 0.7))
 
 
 def test_girsanov_s_bound_of_a_constant_error_and_of_a_sine():
     # E sin^2(3x) = (1 - E cos(6x)) / 2 is nearly one half: the bound is 1 / (8 epsilon).
-    value = exact._girsanov(exact.WrongFields(exact.line(), 1.0, 0.0), 0.5)
+    value = wrong_fields._girsanov(wrong_fields.WrongFields(wrong_fields.line(), 1.0, 0.0), 0.5)
     assert value == pytest.approx(0.25, rel=0.01)
-    assert exact._girsanov(exact.WrongFields(exact.line(), 1.0, 0.0), 2.0) == pytest.approx(value / 4.0)
-    both = exact._girsanov(exact.WrongFields(exact.line(), 0.0, 0.5), 2.0)
+    assert wrong_fields._girsanov(wrong_fields.WrongFields(wrong_fields.line(), 1.0, 0.0), 2.0) == pytest.approx(
+        value / 4.0
+    )
+    both = wrong_fields._girsanov(wrong_fields.WrongFields(wrong_fields.line(), 0.0, 0.5), 2.0)
     assert 0.0 < both < 2.0 * 0.25 / 4.0
 
 
 def test_energies_of_the_bridge():
-    least = recipe.gaussian_energy()
-    assert recipe.entropic_energy() == pytest.approx(least, rel=1e-6)
-    straight = recipe.path_energy(BridgePath(recipe.BRIDGE["epsilon"]))
-    assert straight == pytest.approx(recipe.gaussian_energy(0.0), rel=1e-3)
+    least = bridge.gaussian_energy()
+    assert bridge.entropic_energy() == pytest.approx(least, rel=1e-6)
+    straight = bridge.path_energy(BridgePath(bridge.BRIDGE["epsilon"]))
+    assert straight == pytest.approx(bridge.gaussian_energy(0.0), rel=1e-3)
     assert straight > 1.05 * least
 
 
 def test_a_straight_plan_of_the_bridge_s_covariance_is_the_bridge():
     """The quadrature on a path whose middle has the bridge's law: I = mean + scale times the line's deviation."""
-    (m0, s0), (m1, s1) = recipe.BRIDGE["data"], recipe.BRIDGE["other"]
-    epsilon = recipe.BRIDGE["epsilon"]
+    (m0, s0), (m1, s1) = bridge.BRIDGE["data"], bridge.BRIDGE["other"]
+    epsilon = bridge.BRIDGE["epsilon"]
     c = math.sqrt((s0 * s1) ** 2 + epsilon**2) - epsilon
 
     class Best(torch.nn.Module):
@@ -84,7 +88,7 @@ def test_a_straight_plan_of_the_bridge_s_covariance_is_the_bridge():
             wanted = (line - mean) * (1 + 2 * t * (1 - t) * c / variance).sqrt() + mean
             return (wanted - line) / (t * (1 - t))
 
-    assert recipe.path_energy(BridgePath(epsilon, Best())) == pytest.approx(recipe.gaussian_energy(), rel=1e-3)
+    assert bridge.path_energy(BridgePath(epsilon, Best())) == pytest.approx(bridge.gaussian_energy(), rel=1e-3)
 
 
 def test_the_divergence_from_the_checkerboard():

@@ -7,7 +7,7 @@ from rich.markup import escape
 
 from tweed.cli._console import print_json, print_table
 from tweed.errors import choose
-from tweed.recipes.registry import available
+from tweed.recipes import registry
 from tweed.recipes.systems import catalogue, families
 
 EXAMPLES = (
@@ -31,7 +31,7 @@ def run(
         json: Print a JSON list on stdout, with references and summaries.
     """
     choose("family", family, ["any", *families()])
-    built = set(available())
+    built = set(registry.available())
     entries = [asdict(entry) | {"status": "ready" if entry.slug in built else "planned"} for entry in catalogue()]
     chosen = [entry for entry in entries if family in ("any", entry["family"]) and status in ("any", entry["status"])]
     if json:

@@ -23,9 +23,10 @@ class Norm(nn.GroupNorm):
 
     def forward(self, input: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
         """The normalised `input`, in its type."""
-        if input.dtype is torch.bfloat16 and input.device.type == "cpu":
-            return super().forward(input.float()).to(input.dtype)
-        return super().forward(input)
+        if input.dtype is not torch.bfloat16 or input.device.type != "cpu":
+            return super().forward(input)
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.group_norm(input.float(), self.num_groups, weight, bias, self.eps).to(input.dtype)
 
 
 class Residual(nn.Module):

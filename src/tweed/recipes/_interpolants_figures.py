@@ -9,6 +9,7 @@ from tweed.core import random
 from tweed.core.exact import MixtureInterpolantDenoiser
 from tweed.core.processes import Interpolant
 from tweed.recipes import _interpolants_exact as exact
+from tweed.recipes import _interpolants_wrong as wrong
 from tweed.solvers import Heun, InterpolantSDE, sample
 
 _COLORS = ("tab:blue", "tab:orange", "tab:green")
@@ -45,7 +46,7 @@ def trajectories(seed: int) -> Any:
     """From N(0, 1) to two modes: the ODE and two SDEs have the same marginals (shaded) and other paths."""
     from matplotlib.figure import Figure
 
-    field, low = exact.line(), exact.LOW
+    field, low = wrong.line(), wrong.LOW
     times = torch.linspace(1.0 - low, low, 201, dtype=torch.float64)
     axis = torch.linspace(-3.5, 3.5, 141, dtype=torch.float64)[:, None]
     shade = torch.stack([field.log_prob(axis, t).exp() for t in times.tolist()], dim=1)
@@ -63,7 +64,7 @@ def trajectories(seed: int) -> Any:
     return figure
 
 
-def divergence(results: list[exact.Divergences]) -> Any:
+def divergence(results: list[wrong.Divergences]) -> Any:
     """KL against epsilon, with Girsanov's bound."""
     from matplotlib.figure import Figure
 

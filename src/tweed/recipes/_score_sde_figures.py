@@ -38,7 +38,7 @@ def strips(title: str, lines: dict[str, Tensor]) -> Any:
     figure = Figure(figsize=(0.62 * widest + 0.2, 0.92 * len(lines) + 0.5), layout="constrained")
     figure.suptitle(title, fontsize=11)
     for ax, (name, images) in zip(figure.subplots(len(lines), 1, squeeze=False)[:, 0], lines.items(), strict=True):
-        sheet = tile(images, columns=widest)
+        sheet = tile(images, columns=widest).numpy()
         ax.imshow(sheet, interpolation="nearest")
         ax.set_title(name, fontsize=9, loc="left", pad=2)
         ax.axis("off")

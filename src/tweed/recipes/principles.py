@@ -44,7 +44,7 @@ class Settings:
     ema: float = 0.99
     data: int = 50_000
     projections: int = 64
-    bound_samples: int = 300_000
+    bound_samples: int = 500_000
     middle: float = 0.5  # the noise level of a second consistency step
     intervals: tuple[int, int] = (10, 80)  # of the grid of consistency, at first and at last
     log_level: tuple[float, float] = (-1.0, 2.0)  # mean and standard deviation of log sigma, of the pairs
@@ -92,6 +92,8 @@ def run(seed: int, scale: str, progress: Progress) -> Report:
             "flow map does what one step of an ODE solver cannot.",
             "Distances are sliced 2-Wasserstein between equal numbers of samples, drawn in symmetric sets of "
             "eight so that every Gaussian has its share; `samples of the truth` is how far apart two exact draws are.",
+            "Margins: over fourteen seeds at smoke and four at default, one step of a mean flow reached 0.13 to 0.24 and "
+            "0.08 to 0.10 of one step of Euler, two steps of the distillate 0.50 to 0.90 and 0.36 to 0.74 of one.",
             "In the plane nothing is said of which flow map scales best to images.",
         ),
     )

@@ -113,7 +113,8 @@ def run(seed: int, scale: str, progress: Progress) -> Report:
             "of the scaled network's output.",
             "sub-VP and VP lead through the same noise levels and differ by the time spent at each. On CIFAR-10 that gave "
             "sub-VP 0.14 bits; here it is less than the parametrisation decides: sub-VP was 0.00 to 0.01 bits better than "
-            "VP with noise prediction, 0.02 to 0.03 worse with EDM's scaling. The relation only says that they are close. "
+            "VP with noise prediction (one seed), 0.02 to 0.03 worse with EDM's scaling (three seeds). The relation only "
+            "says that they are close. "
             "A likely reason: with 17 levels, noise below that of the dequantisation (0.034) has nothing to tell, and "
             "sub-VP spends 5.4 % of its times there, VP 0.7 %; 256 levels need such times.",
             "PC beats the predictor at equal cost from about 50 evaluations on; with fewer (15 steps against 30) it loses "

@@ -61,7 +61,8 @@ class BridgePath:
         if network is None:
             return line, slope
         t = t.to(x0.dtype)
-        bend, bend_dot = torch.func.jvp(lambda time: network(x0, time, y=x1), (t,), (torch.ones_like(t),))
+        moved: tuple = torch.func.jvp(lambda time: network(x0, time, y=x1), (t,), (torch.ones_like(t),))
+        bend, bend_dot = moved
         return line + here * (1.0 - here) * bend, slope + (1.0 - 2.0 * here) * bend + here * (1.0 - here) * bend_dot
 
     def sigma(self, t: Float[Tensor, "*time"]) -> Float[Tensor, "*time"]:

@@ -85,8 +85,12 @@ class MeanReverting(_Reverting):
         return 2.0 * self._slope * w.sin() * (w + 2 * self._u0).sin()
 
     @cached_property
+    def _total(self) -> float:
+        return self._shape(torch.ones((), dtype=torch.float64)).item()
+
+    @cached_property
     def _gain(self) -> float:
-        return -math.log(self.remainder) / self._shape(torch.ones((), dtype=torch.float64)).item()
+        return -math.log(self.remainder) / self._total
 
     def _reversion(self, t: Tensor) -> Tensor:
         return self._gain * self._shape(t)
