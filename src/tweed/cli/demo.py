@@ -18,6 +18,7 @@ _SOLVERS = (
     "DEIS(order=3)",
     "DPMSolver(order=2)",
     "DPMSolver(order=3)",
+    "DPMSolver(order=3, form=noise)",
     "UniPC(order=3)",
     "LMS",
 )
@@ -134,7 +135,7 @@ def _figure(found: list[dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for row, marker in zip(found, "osv^D<>P", strict=False):
+    for row, marker in zip(found, "osv^D<>PX", strict=False):
         axes.plot(_BUDGETS, list(row["rmse"].values()), marker=marker, label=row["solver"], linewidth=1.2, markersize=5)
     axes.set(xscale="log", yscale="log", xlabel="network evaluations", ylabel="RMS error of the sample")
     axes.set_xticks(_BUDGETS, [str(b) for b in _BUDGETS])

@@ -59,7 +59,7 @@ def _makers() -> dict[str, Callable[..., Solver]]:
         value = getattr(room, name)
         if inspect.isclass(value) and issubclass(value, Solver) and not inspect.isabstract(value):
             found[name] = value
-    return found | {"DDPM": room.DDPM}
+    return found | {"DDPM": room.DDPM, "LMS": room.LMS, "EulerAncestral": room.EulerAncestral}
 
 
 def _parts() -> dict[str, Callable[..., Any]]:
