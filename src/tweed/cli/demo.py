@@ -8,7 +8,7 @@ from rich.markup import escape
 from tweed.cli._console import console, print_json, print_table, progress_bar
 from tweed.errors import InputError
 
-EXAMPLES = ("tweed demo", "tweed demo --steps 300 --out /tmp/quick")
+EXAMPLES = ("tweed demo", "tweed demo --steps 300 --out out/quick")
 
 _BUDGETS = (5, 10, 20, 40)
 _SOLVERS = (
