@@ -318,3 +318,14 @@ def test_device_is_that_of_the_first_tensor_held():
     assert tw.FunctionDenoiser(lambda x, t: x, processes.VP()).device == torch.device("cpu")
     meta = tw.MixtureDenoiser(torch.randn(2, 3), 1.0).to("meta")
     assert meta.device == torch.device("meta")
+
+
+def test_what_is_kept_by_time_is_bounded(monkeypatch):
+    monkeypatch.setattr("tweed.core.denoiser._KEPT_TIMES", 8)
+    denoiser = tw.NetworkDenoiser(lambda x, t: x * t[:, None], tw.processes.VP(), tw.targets.Data(), input_scale="unit")
+    x = torch.ones(2, 3)
+    first = denoiser(x, 0.25).x0
+    for i in range(50):
+        denoiser(x, (i + 1) / 60)
+    assert max(len(denoiser._numbers), len(denoiser._labels), len(denoiser._scales)) <= 9
+    torch.testing.assert_close(denoiser(x, 0.25).x0, first)

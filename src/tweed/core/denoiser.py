@@ -138,6 +138,7 @@ def _index(process: Process, t: Tensor) -> Tensor:
     return process.index(t)
 
 
+_KEPT_TIMES = 4096
 _TIME_INPUTS: dict[str, Callable[[Process, Tensor], Tensor]] = {
     "time": lambda process, t: t,
     "log_snr": lambda process, t: process.log_snr(t),
@@ -228,6 +229,10 @@ class NetworkDenoiser(Denoiser):
             return label
         number = self._numbers.get(t)
         if number is None:
+            if len(self._numbers) >= _KEPT_TIMES:
+                # A solver that chooses its own steps never meets the same time again.
+                for kept_by_time in (self._numbers, self._labels, self._scales):
+                    kept_by_time.clear()
             number = self._numbers[t] = _TIME_INPUTS[self.time](self.process, as_time(t)).item()
         if not kept:
             return torch.full((n,), number, dtype=torch.float32, device=x.device)
