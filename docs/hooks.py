@@ -16,7 +16,7 @@ SOURCE = ROOT / "src" / "tweed"
 FLOORS = (
     ("core",),
     ("solvers", "nets", "data", "metrics"),
-    ("guidance", "training"),
+    ("guidance", "starts", "training"),
     ("inverse", "restoration", "editing", "distill", "align", "compress", "tokens", "policy"),
     ("science", "graphs", "protect", "analysis", "interop"),
     ("recipes",),

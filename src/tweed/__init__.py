@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tweed import errors
-from tweed.core import exact, grids, processes, random, starts, targets
+from tweed.core import exact, grids, processes, random, targets
 from tweed.core.denoiser import (
     CountingDenoiser,
     Denoiser,
@@ -19,7 +19,7 @@ from tweed.core.starts import Start
 
 __version__ = "0.1.0"
 
-_ROOMS = ("solvers", "nets", "data", "metrics", "guidance", "training", "recipes")
+_ROOMS = ("solvers", "nets", "data", "metrics", "guidance", "starts", "training", "analysis", "science", "recipes")
 _FUNCTIONS = {
     "sample": "solvers",
     "invert": "solvers",
@@ -30,7 +30,7 @@ _FUNCTIONS = {
 }
 
 if TYPE_CHECKING:
-    from tweed import data, guidance, metrics, nets, recipes, solvers, training
+    from tweed import analysis, data, guidance, metrics, nets, recipes, science, solvers, starts, training
     from tweed.solvers import invert, log_likelihood, sample
     from tweed.training import fit, load, save
 
@@ -61,6 +61,7 @@ __all__ = [
     "NetworkDenoiser",
     "Start",
     "Wrapper",
+    "analysis",
     "data",
     "errors",
     "exact",
@@ -77,6 +78,7 @@ __all__ = [
     "recipes",
     "sample",
     "save",
+    "science",
     "solvers",
     "starts",
     "targets",

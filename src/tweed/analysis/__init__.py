@@ -1,0 +1,3 @@
+"""Analysis: what a learned field is made of, measured against what is known exactly."""
+
+__all__ = []

@@ -1,0 +1,3 @@
+"""Science: models of processes in time, and what is found in them."""
+
+__all__ = []
