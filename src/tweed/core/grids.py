@@ -5,6 +5,8 @@ A grid is a function `(process, steps, *, start, end) -> times`, float64, shape 
 sigma; any other `end` is the last level itself. Options are set by `functools.partial`.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -40,7 +42,7 @@ def log_snr(process: Process, steps: int, *, start: float = 1.0, end: float = 0.
 
     Where log-SNR is infinite at an end, that end is one step away from `process.t_max` or `process.t_min`.
     """
-    return _spaced(process, steps, start, end, lambda high, low, u: high + (low - high) * u)
+    return spaced(process, steps, start, end, lambda high, low, u: high + (low - high) * u)
 
 
 def karras(process: Process, steps: int, *, start: float = 1.0, end: float = 0.0, rho: float = 7.0) -> Grid:
@@ -52,7 +54,7 @@ def karras(process: Process, steps: int, *, start: float = 1.0, end: float = 0.0
         ends = torch.tensor([high, low], dtype=torch.float64).neg().div(rho).exp()
         return -rho * (ends[0] + (ends[1] - ends[0]) * u).log()
 
-    return _spaced(process, steps, start, end, space)
+    return spaced(process, steps, start, end, space)
 
 
 def default(process: Process, steps: int, *, start: float = 1.0, end: float = 0.0) -> Grid:
@@ -65,18 +67,34 @@ BY_NAME = {"uniform": uniform, "quadratic": quadratic, "log_snr": log_snr, "karr
 """Every grid by the name that configurations and the command line use."""
 
 
-def _spaced(process: Process, steps: int, start: float, end: float, space) -> Grid:
+def spaced(
+    process: Process,
+    steps: int,
+    start: float,
+    end: float,
+    space: Callable[[float, float, Tensor], Tensor],
+    outer: tuple[float, float] | None = None,
+) -> Grid:
+    """A grid whose levels in log-SNR are `space(first, last, u)`, u from 0 to 1 in equal steps.
+
+    Where log-SNR is infinite at `start` or `end`, that end is one step away from the first or last of the levels:
+    `process.t_max` and `process.t_min`, or the two times of `outer`.
+
+    Raises:
+        IncompatibleError: the process is two-sided.
+    """
     _check(steps, start, end)
     if process.endpoint == "drawn":
         raise IncompatibleError(
             f"grid: {type(process).__name__} has no log-SNR that falls in time; use uniform or quadratic"
         )
     infinite = [process.level(t).log_snr in (float("inf"), float("-inf")) for t in (start, end)]
+    high, low = outer or (process.t_max, process.t_min)
     first, last = start, end
     if infinite[0]:
-        first = process.t_max if end < process.t_max else 0.5 * (start + end)
+        first = high if end < high else 0.5 * (start + end)
     if infinite[1]:
-        last = process.t_min if process.t_min < first else 0.5 * (first + end)
+        last = low if low < first else 0.5 * (first + end)
     inner = steps - sum(infinite)
     if inner < 1:
         # One step from end to end (or two with one stop between): there is nothing to space.
