@@ -15,6 +15,7 @@ from tweed.core.denoiser import (
 )
 from tweed.core.estimate import Estimate
 from tweed.core.exact import EmpiricalDenoiser, GaussianDenoiser, MixtureDenoiser, MixtureInterpolantDenoiser
+from tweed.core.rescheduled import Rescheduled
 from tweed.core.starts import Start
 
 __version__ = "0.1.0"
@@ -59,6 +60,7 @@ __all__ = [
     "MixtureDenoiser",
     "MixtureInterpolantDenoiser",
     "NetworkDenoiser",
+    "Rescheduled",
     "Start",
     "Wrapper",
     "analysis",

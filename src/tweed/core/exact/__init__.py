@@ -3,5 +3,15 @@
 from tweed.core.exact.empirical import EmpiricalDenoiser
 from tweed.core.exact.interpolant import MixtureInterpolantDenoiser
 from tweed.core.exact.mixture import GaussianDenoiser, MixtureDenoiser
+from tweed.core.exact.principal import PrincipalGaussian, fit_gaussian, fit_mixture, psi
 
-__all__ = ["EmpiricalDenoiser", "GaussianDenoiser", "MixtureDenoiser", "MixtureInterpolantDenoiser"]
+__all__ = [
+    "EmpiricalDenoiser",
+    "GaussianDenoiser",
+    "MixtureDenoiser",
+    "MixtureInterpolantDenoiser",
+    "PrincipalGaussian",
+    "fit_gaussian",
+    "fit_mixture",
+    "psi",
+]
