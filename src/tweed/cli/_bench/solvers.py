@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,10 +9,9 @@ import torch
 from torch import Tensor
 
 from tweed.cli._bench import peers
-from tweed.core import grids, random
-from tweed.core.denoiser import CountingDenoiser, Denoiser
-from tweed.core.exact import EmpiricalDenoiser
-from tweed.core.processes import EDM
+from tweed.core import grids
+from tweed.core.denoiser import CountingDenoiser
+from tweed.recipes._cases import Case, bundled, digits_mixture
 from tweed.recipes.report import Progress, span
 from tweed.solvers import DDIM, DEIS, DPM2, LMS, PNDM, DPMSolver, Heun, RungeKutta, Solver, UniPC, sample
 from tweed.solvers.accuracy import compare, converged, rmse
@@ -43,51 +41,6 @@ GRIDS = {
 PEERS_GRID = "karras, to 0"
 REQUIRED = (10, 20)
 """The budgets at which the best of ours must not be behind the best of the peers'."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A denoiser, its starts at time `start` (shape (b, *event)), and the last level above the data, `end`."""
-
-    denoiser: Denoiser
-    x: Tensor
-    start: float
-    end: float
-    tolerance: float
-
-
-def digits_mixture(starts: int, seed: int) -> Case:
-    """Handwritten digits smoothed by N(0, 0.15^2), with their exact score, on EDM's process from 80 to 0.002."""
-    from tweed.data import Digits
-
-    process = EDM(0.002, 80.0)
-    denoiser = EmpiricalDenoiser(Digits(flat=True).x, 0.15, process)
-    x = process.sigma_max * random.normal((starts, 64), seed, dtype=torch.float64)
-    return Case(denoiser, x, 1.0, process.t_min, 1e-4)
-
-
-def bundled(starts: int, seed: int) -> Case:
-    """The bundled model `glyphs`, each sample of another class; its reference is converged to 1e-3 only."""
-    from tweed.training import load
-
-    model = load("glyphs")
-    process = model.process
-    start = model.t_max if math.isfinite(process.level(model.t_max).log_snr) else process.t_max
-    x = process.prior((starts, *(model.event or ())), seed, t=start)
-    return Case(_Labelled(model, starts), x, start, process.t_min, 1e-3)
-
-
-class _Labelled(Denoiser):
-    """A model whose samples carry the classes 0, 1, 2, ... in turn."""
-
-    def __init__(self, model: Denoiser, n: int):
-        super().__init__()
-        self.model, self.process, self.event = model, model.process, model.event
-        classes = getattr(getattr(model, "network", None), "config", {}).get("num_classes", 0)
-        self.label = torch.arange(n) % classes if classes else None
-
-    def forward(self, x, t, **cond):
-        return self.model(x, t, **cond) if self.label is None else self.model(x, t, label=self.label, **cond)
 
 
 MODELS: dict[str, Callable[[int, int], Case]] = {"digits-mixture": digits_mixture, "glyphs": bundled}
