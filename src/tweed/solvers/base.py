@@ -132,14 +132,17 @@ class Solver(ABC):
         self, problem: Problem, x: Float[Tensor, "b *event"], observer: Observer | None = None
     ) -> Float[Tensor, "b *event"]:
         """The whole run: what `tweed.sample` calls. No value is read from the device in it."""
-        state = self.init(problem, x)
+        return self.finish(problem, self.follow(problem, self.init(problem, x), observer))
+
+    def follow(self, problem: Problem, state: State, observer: Observer | None = None) -> State:
+        """The state after all steps, from the one before the first."""
         for i in range(problem.steps):
             state = self.step(problem, state, i)
             if observer is not None:
                 changed = observer(state.x, problem.times[i + 1], i)
                 if changed is not None:
                     state = state._replace(x=changed)
-        return self.finish(problem, state)
+        return state
 
 
 def require_gaussian(solver: Solver, process: Process, y: bool = False) -> None:

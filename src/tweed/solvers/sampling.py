@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from jaxtyping import Float
@@ -13,16 +14,54 @@ from tweed.core.denoiser import Denoiser
 from tweed.core.processes import Process
 from tweed.core.starts import Start
 from tweed.core.time import working_dtype
-from tweed.errors import InputError, NumericalError
+from tweed.errors import IncompatibleError, InputError, NumericalError
 from tweed.solvers.base import Observer, Problem, Solver
 from tweed.solvers.ddim import DDIM
+from tweed.solvers.reversible import Pair, Reversible, backwards, resumed
 
 GridFunction = Callable[..., Tensor]
 
 
+class _Options(TypedDict, total=False):
+    steps: int | None
+    times: Sequence[float] | Tensor | None
+    grid: GridFunction | None
+    cond: Mapping[str, Tensor] | None
+    progress: bool
+    gradients: bool
+
+
+class _SampleOptions(_Options, total=False):
+    seed: int
+    index: int
+    trajectory: bool
+    shape: Sequence[int] | None
+    observer: Observer | None
+    dtype: torch.dtype
+    device: torch.device | str | None
+
+
+@overload
 def sample(
     denoiser: Denoiser,
-    n_or_start: int | Float[Tensor, "b *event"] | Start,
+    n_or_start: int | Tensor | Start | Pair,
+    *,
+    solver: Solver | None = None,
+    return_pair: Literal[False] = False,
+    **options: Unpack[_SampleOptions],
+) -> Tensor: ...
+@overload
+def sample(
+    denoiser: Denoiser,
+    n_or_start: int | Tensor | Start | Pair,
+    *,
+    solver: Solver | None = None,
+    return_pair: Literal[True],
+    **options: Unpack[_SampleOptions],
+) -> Pair: ...
+def sample(
+    denoiser: Denoiser,
+    n_or_start: int | Float[Tensor, "b *event"] | Start | Pair,
     *,
     solver: Solver | None = None,
     steps: int | None = None,
@@ -36,9 +75,10 @@ def sample(
     shape: Sequence[int] | None = None,
     observer: Observer | None = None,
     gradients: bool = False,
+    return_pair: bool = False,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
-) -> Tensor:
+) -> Tensor | Pair:
     """Samples from a denoiser: the state carried from noise to data by `solver`.
 
     Sample `i` is that of number `index + i` under `seed`, whatever the batch; nothing is drawn from a global generator.
@@ -46,7 +86,7 @@ def sample(
     Args:
         denoiser: any denoiser, guided, cached or otherwise wrapped.
         n_or_start: how many samples to draw from the prior; or states at the first time, shape (b, *event); or a
-            `Start`, which brings its time.
+            `Start`, which brings its time; or the `Pair` of an exact inversion, which brings its grid and solver.
         solver: `DDIM()` where not given.
         steps: steps of the grid (20 where neither `steps` nor `times` is given); not for adaptive solvers.
         times: the grid itself, decreasing in [0, 1], shape (steps + 1,); or (steps + 1, b) for a grid a sample.
@@ -57,29 +97,71 @@ def sample(
         shape: of one sample, where the denoiser does not know it.
         observer: called as `observer(x, t, i)` after each step; a tensor returned replaces the state.
         gradients: keep the graph, to differentiate through the run.
+        return_pair: return the `Pair` that `invert` takes back to the start exactly; for `BDIA` and `EDICT`.
         dtype, device: of the start, where a number is given; the device of the denoiser by default.
 
     Returns:
-        The samples, shape (b, *event), in float32 or better.
+        The samples, shape (b, *event), in float32 or better; with `return_pair` a `Pair`, whose `states` they are.
 
     Raises:
-        InputError: shapes do not fit, times do not decrease or leave [0, 1], `steps` is not positive.
-        IncompatibleError: the solver does not fit the process.
+        InputError: shapes do not fit, times do not decrease or leave [0, 1], `steps` is not positive; a pair's grid is
+            another one.
+        IncompatibleError: the solver does not fit the process, or is not that of the pair, or carries no pair.
         NumericalError: a state is not finite; the step is named.
     """
+    if return_pair and trajectory:
+        raise InputError("return_pair: give either return_pair or trajectory")
+    if isinstance(n_or_start, Pair):
+        _check_denoiser(denoiser)
+        solver, levels = resumed(n_or_start, "noise", denoiser.process, solver, steps, times, grid)
+        return _run(
+            solver,
+            denoiser,
+            levels,
+            n_or_start,
+            cond,
+            seed,
+            index,
+            progress,
+            trajectory,
+            observer,
+            gradients,
+            return_pair,
+        )
     solver = solver or DDIM()
     _check_solver(solver, denoiser)
     process = denoiser.process
     start_time = n_or_start.t if isinstance(n_or_start, Start) else None
     levels = _levels(process, solver, steps, times, grid, start_time, denoiser.t_max)
     x = _start(denoiser, n_or_start, levels, cond, seed, index, shape, dtype, device)
-    problem = Problem(denoiser.start(), levels, _conditions(cond, x), seed, index)
-    return _run(solver, problem, x, progress, trajectory, observer, gradients)
+    return _run(solver, denoiser, levels, x, cond, seed, index, progress, trajectory, observer, gradients, return_pair)
 
 
+@overload
 def invert(
     denoiser: Denoiser,
-    x0: Float[Tensor, "b *event"],
+    x0: Tensor | Pair,
+    *,
+    solver: Reversible,
+    trajectory: Literal[False] = False,
+    **options: Unpack[_Options],
+) -> Pair: ...
+@overload
+def invert(
+    denoiser: Denoiser, x0: Pair, *, trajectory: Literal[False] = False, **options: Unpack[_Options]
+) -> Pair: ...
+@overload
+def invert(
+    denoiser: Denoiser,
+    x0: Tensor,
+    *,
+    solver: Solver | None = None,
+    trajectory: bool = False,
+    **options: Unpack[_Options],
+) -> Tensor: ...
+def invert(
+    denoiser: Denoiser,
+    x0: Float[Tensor, "b *event"] | Pair,
     *,
     solver: Solver | None = None,
     steps: int | None = None,
@@ -89,16 +171,24 @@ def invert(
     progress: bool = False,
     trajectory: bool = False,
     gradients: bool = False,
-) -> Tensor:
+) -> Tensor | Pair:
     """Data to noise: the same ODE solver on the reversed grid; arguments as for `sample`.
+
+    `BDIA` and `EDICT` undo their steps exactly. With them the result is a `Pair`, which brings its grid and solver:
+    `sample(denoiser, invert(denoiser, x0, solver=BDIA(), steps=20))` is `x0`. They also take the `Pair` of a `sample` with
+    `return_pair=True` back to its start. To stop on the way, for an edit, let `times` begin below 1.
 
     Where log-SNR is infinite at t = 0, `x0` stands for the state at `process.t_min`. `times`, if given, decrease as in
     `sample`, so that `sample(denoiser, invert(denoiser, x0, times=times), times=times)` returns to `x0` up to the
     solver's error.
 
     Raises:
-        InputError: the solver is stochastic, or anything that `sample` raises.
+        InputError: the solver is stochastic; rounding would be amplified beyond use; or anything that `sample` raises.
     """
+    if isinstance(x0, Pair):
+        _check_denoiser(denoiser)
+        solver, levels = resumed(x0, "data", denoiser.process, solver, steps, times, grid)
+        return _run(solver, denoiser, backwards(levels), x0, cond, 0, 0, progress, trajectory, None, gradients, True)
     solver = solver or DDIM()
     _check_solver(solver, denoiser)
     if solver.stochastic:
@@ -108,18 +198,20 @@ def invert(
     silent = process.endpoint != "drawn" and process.level(0.0).log_snr == float("inf")
     end = process.t_min if silent else 0.0
     levels = _levels(process, solver, steps, times, grid, None, denoiser.t_max, end)
-    backwards = levels.flip(0) if isinstance(levels, Tensor) else levels[::-1]
-    x = x0.to(working_dtype(x0))
-    problem = Problem(denoiser.start(), backwards, _conditions(cond, x))
-    return _run(solver, problem, x, progress, trajectory, None, gradients)
+    x, both = x0.to(working_dtype(x0)), isinstance(solver, Reversible)
+    return _run(solver, denoiser, backwards(levels), x, cond, 0, 0, progress, trajectory, None, gradients, both)
 
 
-def _check_solver(solver: Solver, denoiser: Denoiser) -> None:
+def _check_denoiser(denoiser: Denoiser) -> None:
     if not isinstance(denoiser, Denoiser):
         raise InputError(
             f"denoiser: {type(denoiser).__name__} was given; expected a tweed Denoiser (wrap a network in "
             "NetworkDenoiser(network, process, target))"
         )
+
+
+def _check_solver(solver: Solver, denoiser: Denoiser) -> None:
+    _check_denoiser(denoiser)
     if not isinstance(solver, Solver):
         raise InputError(f"solver: {solver!r} was given; expected a solver such as tweed.solvers.DPMSolver()")
     solver.check(denoiser.process)
@@ -221,14 +313,23 @@ def _rows(name: str, value: Tensor, batch: int) -> Tensor:
 
 def _run(
     solver: Solver,
-    problem: Problem,
-    x: Tensor,
+    denoiser: Denoiser,
+    levels: tuple[float, ...] | Tensor,
+    start: Tensor | Pair,
+    cond: Mapping[str, Tensor] | None,
+    seed: int,
+    index: int,
     progress: bool,
     trajectory: bool,
     observer: Observer | None,
     gradients: bool,
-) -> Tensor:
-    states = [x]
+    return_pair: bool,
+) -> Tensor | Pair:
+    if return_pair and not isinstance(solver, Reversible):
+        raise IncompatibleError(f"return_pair: {type(solver).__name__} carries no pair; use BDIA or EDICT")
+    x = start.states if isinstance(start, Pair) else start
+    problem = Problem(denoiser.start(), levels, _conditions(cond, x), seed, index)
+    states, pair = [x], None
     bar = _Progress(problem.steps) if progress else None
 
     def watch(state: Tensor, t: float | Tensor, i: int) -> Tensor | None:
@@ -242,21 +343,26 @@ def _run(
     watched = watch if (trajectory or bar is not None or observer is not None) else None
     with nullcontext() if gradients else torch.no_grad():
         try:
-            result = solver.integrate(problem, x, watched)
+            if isinstance(solver, Reversible):
+                pair = solver.run(problem, start, watched)
+                result = pair.states
+            else:
+                result = solver.integrate(problem, x, watched)
         finally:
             if bar is not None:
                 bar.close()
-        _check_finite(solver, problem, x, result, observer)
+        _check_finite(solver, problem, start, result, observer)
     if not trajectory:
-        return result
+        return pair if return_pair and pair is not None else result
     states[-1] = result
     return torch.stack(states)
 
 
-def _check_finite(solver: Solver, problem: Problem, x: Tensor, result: Tensor, observer: Observer | None) -> None:
+def _check_finite(solver: Solver, problem: Problem, start: Any, result: Tensor, observer: Observer | None) -> None:
     # One look after the loop, none inside it; only a failed run is repeated, to name its step.
     if bool(torch.isfinite(result).all()):
         return
+    x = start.states if isinstance(start, Pair) else start
     place = "its start" if not bool(torch.isfinite(x).all()) else None
 
     def look(state: Tensor, t: float | Tensor, i: int) -> Tensor | None:
@@ -268,7 +374,7 @@ def _check_finite(solver: Solver, problem: Problem, x: Tensor, result: Tensor, o
         return changed
 
     if place is None:
-        solver.integrate(replace(problem, denoiser=problem.denoiser.start()), x, look)
+        solver.integrate(replace(problem, denoiser=problem.denoiser.start()), start, look)  # type: ignore[arg-type]
     bad = (~torch.isfinite(result)).flatten(1).any(1).nonzero()[:, 0].tolist() if result.ndim > 1 else []
     raise NumericalError(
         f"{type(solver).__name__}: the state is not finite from {place or 'the last step'} on, in samples {bad[:8]}; the "

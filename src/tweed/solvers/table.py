@@ -29,7 +29,7 @@ from tweed.errors import IncompatibleError
 from tweed.solvers.base import Form, Observer, Problem, Solver, State, Transition, require_gaussian
 
 Number = float | Tensor
-_READ: dict[str, Target] = {"data": targets.Data(), "noise": targets.Noise(), "velocity": targets.Velocity()}
+READ: dict[str, Target] = {"data": targets.Data(), "noise": targets.Noise(), "velocity": targets.Velocity()}
 
 
 class Row(NamedTuple):
@@ -97,7 +97,7 @@ class TableSolver(Solver):
 
     def step(self, problem: Problem, state: State, i: int) -> State:
         x, (table, estimates) = state
-        x, estimates = _follow(problem, table, (i,), x, estimates)
+        x, estimates = follow(problem, table, (i,), x, estimates)
         return State(x, Memory(table, estimates))
 
     def integrate(
@@ -107,7 +107,7 @@ class TableSolver(Solver):
             return super().integrate(problem, x, observer)
         # The same steps without a state object each.
         table = _table(self, problem)
-        return _follow(problem, table, range(len(table.steps)), x, ())[0]
+        return follow(problem, table, range(len(table.steps)), x, ())[0]
 
     def transition(self, problem: Problem, state: State, i: int) -> Transition:
         """Step `i` as a Gaussian; its mean carries gradients where they are enabled.
@@ -121,7 +121,7 @@ class TableSolver(Solver):
             raise IncompatibleError(
                 f"solver: a step of {type(self).__name__} with these options is no Gaussian transition"
             )
-        x, estimates = _follow(problem, table, (i,), x, estimates, noisy=False)
+        x, estimates = follow(problem, table, (i,), x, estimates, noisy=False)
         std = left(last.noise, x) if isinstance(last.noise, Tensor) else last.noise
         return Transition(x, std, Memory(table, estimates))
 
@@ -130,7 +130,7 @@ def _draws(row: Row) -> bool:
     return isinstance(row.noise, Tensor) or row.noise != 0.0
 
 
-def _follow(
+def follow(
     problem: Problem,
     table: Table,
     steps: Iterable[int],
@@ -140,21 +140,27 @@ def _follow(
 ) -> tuple[Tensor, tuple[Reading, ...]]:
     """The state and the estimates after some steps of the table; without their noise unless `noisy`."""
     evaluate, cond = problem.denoiser.call, problem.cond
-    read, older = _READ[table.form], table.memory - 1
+    read, older = READ[table.form], table.memory - 1
     for i in steps:
         for number, row in enumerate(table.steps[i]):
-            t, state, coefficients, noise, endpoint, new = row
+            t, _, _, noise, _, new = row
             if new:
                 estimates = (evaluate(x, t, **cond).reading(read), *estimates[:older])
-            if isinstance(state, Tensor):
-                x = _move_each(problem, row, x, estimates)
-            else:
-                x = _move(x, state, coefficients, estimates)  # type: ignore[arg-type]
-                if endpoint != 0.0 and problem.y is not None:
-                    x.add_(problem.y.to(x.dtype), alpha=endpoint)  # type: ignore[arg-type]
+            x = move(problem, row, x, estimates)
             if noisy and (isinstance(noise, Tensor) or noise != 0.0):
                 x = _add(x, problem.noise(x, i, number), noise)
     return x, estimates
+
+
+def move(problem: Problem, row: Row, x: Tensor, estimates: tuple[Reading, ...]) -> Tensor:
+    """A line without its noise: a new tensor, from the state and from the estimates, newest first."""
+    _, state, coefficients, _, endpoint, _ = row
+    if isinstance(state, Tensor):
+        return _move_each(problem, row, x, estimates)
+    x = _move(x, state, coefficients, estimates)  # type: ignore[arg-type]
+    if endpoint != 0.0 and problem.y is not None:
+        x.add_(problem.y.to(x.dtype), alpha=endpoint)  # type: ignore[arg-type]
+    return x
 
 
 def _move(x: Tensor, state: float, coefficients: tuple[float, ...], estimates: tuple[Reading, ...]) -> Tensor:
@@ -181,8 +187,8 @@ def _move_each(problem: Problem, row: Row, x: Tensor, estimates: tuple[Reading, 
     result = left(state, x) * x  # type: ignore[arg-type]
     for coefficient, reading in zip(coefficients, estimates, strict=False):
         result = result + left(coefficient, x) * value_of(reading)  # type: ignore[arg-type]
-    if problem.y is not None and problem.process.endpoint != "none":
-        result = result + left(endpoint, x) * problem.y.to(x.dtype)  # type: ignore[arg-type]
+    if problem.y is not None and isinstance(endpoint, Tensor):
+        result = result + left(endpoint, x) * problem.y.to(x.dtype)
     return result
 
 
