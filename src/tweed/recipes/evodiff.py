@@ -35,7 +35,7 @@ CASES = {"eight Gaussians, d = 32": mixture32, "digits, exact score": digits_mix
 
 
 def run(seed: int, scale: str, progress: Progress) -> Report:
-    starts = {"smoke": (256, 96, 0), "default": (512, 256, 4), "gpu": (4096, 2048, 64)}[scale]
+    starts = {"smoke": (192, 48, 0), "default": (512, 256, 4), "gpu": (4096, 2048, 64)}[scale]
     errors: dict[str, Errors] = {}
     for number, ((name, make), count) in enumerate(zip(CASES.items(), starts, strict=True)):
         if count:
@@ -125,7 +125,7 @@ def _distance(seed: int, count: int) -> Row:
 
 def _forms(seed: int, starts: int) -> list[Row]:
     """The first insight: estimates of the data leave less variance than those of the noise."""
-    case, process = mixture32(min(starts, 256), random.fold(seed, 11)), VP()
+    case, process = mixture32(min(starts, 192), random.fold(seed, 11)), VP()
     inner = case.denoiser
     assert isinstance(inner, MixtureDenoiser)
     model = MixtureDenoiser(inner.means, _covariances(inner), inner.log_weights.exp(), process)
