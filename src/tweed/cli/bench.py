@@ -9,13 +9,15 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.markup import escape
 
+from tweed.cli._bench.evidence import record
 from tweed.cli._console import print_json, print_table, progress_bar
 from tweed.errors import InputError
 from tweed.recipes.report import plain, show
 
 EXAMPLES = (
     "tweed bench solvers",
-    "tweed bench solvers --budget 8 16 --starts 16 --json",
+    "tweed bench solvers --model glyphs --budget 5 10 20 --frechet 256",
+    "tweed bench solvers --model runs/mine --scale 2 --budget 8 16 --fit 8 --json",
     "tweed bench overhead",
     "tweed bench training --net dit --batch 2",
 )
@@ -25,20 +27,32 @@ EXAMPLES = (
 class Solvers:
     """Error against evaluations, beside the samplers of k-diffusion and diffusers that are installed.
 
-    The error is the root mean squared distance to the converged solution of the probability-flow ODE from the same
-    starts. The exit code is 1 if the best of ours is behind the best of theirs at 10 or 20 evaluations.
+    Every deterministic solver that fits the model's process, on every fixed grid; then a grid fitted to the model for the
+    one that leads. The error is the root mean squared distance to the converged solution of the probability-flow ODE from
+    the same starts. The exit code is 1 if the best of ours is behind the best of theirs at 10 or 20 evaluations, or, on the
+    digits, if a fitted grid misses what it must reach.
     """
 
-    model: Literal["digits-mixture", "glyphs"] = "digits-mixture"
-    """`digits-mixture`: handwritten digits with their exact score; `glyphs`: the bundled model."""
+    model: str = "digits-mixture"
+    """`digits-mixture`: handwritten digits with their exact score; or a bundled model, a folder, or a Hub id."""
     budget: tuple[int, ...] = (5, 10, 20, 40)
     """Evaluations that a run may take."""
+    fit: tuple[int, ...] = (10, 20)
+    """The budgets that a grid is fitted for; none with `--fit` alone."""
+    frechet: int = 0
+    """How many samples the leading solvers are also judged by, with the Frechet distance to the data; 0 for none."""
+    process: Literal["own", "VP", "EDM", "RectifiedFlow"] = "own"
+    """Run the model under another process."""
+    scale: float = 1.0
+    """Classifier-free guidance, for a model with classes."""
     starts: int | None = None
-    """How many samples; by default 64 (digits-mixture) or 4 (glyphs)."""
+    """How many samples; by default 64 (digits-mixture) or 8 (a network)."""
     seed: int = 0
     """Of the starts."""
     top: int = 12
     """How many rows are printed for each budget; all are written."""
+    record: Path | None = None
+    """A file of evidence for `tweed.solvers.recommend` that this run is entered into."""
     out: Path = Path("out")
     """The folder for `bench-solvers.json` and `.png`."""
     json: bool = False
@@ -104,9 +118,22 @@ def run(what: Bench) -> int:
         if isinstance(what, Solvers):
             from tweed.cli._bench import solvers
 
-            starts = what.starts or (4 if what.model == "glyphs" else 64)
-            result = solvers.run(what.model, sorted(set(what.budget)), starts, what.seed, progress)
+            starts = what.starts or (64 if what.model == solvers.EXACT else 8)
+            budgets = sorted(set(what.budget))
+            result = solvers.run(
+                what.model,
+                budgets,
+                starts,
+                what.seed,
+                progress,
+                process=what.process,
+                scale=what.scale,
+                fit=[budget for budget in sorted(set(what.fit)) if budget in budgets],
+                frechet=what.frechet,
+            )
             name, figure = "bench-solvers", solvers.figure(result)
+            if what.record is not None:
+                record(what.record, result)
         elif isinstance(what, Overhead):
             from tweed.cli._bench import overhead
 
@@ -134,6 +161,8 @@ def _check(what: Any) -> None:
         value = getattr(what, field.name)
         if field.name == "budget" and (not value or min(value) < 2):
             raise InputError(f"budget: {value} was given; expected numbers of evaluations, each at least 2")
+        if field.name == "frechet" and 0 != value < 16:
+            raise InputError(f"frechet: {value} was given; expected 0, or at least 16 samples")
         if field.name in ("rounds", "steps", "starts", "batch", "top") and value is not None and value < 1:
             raise InputError(f"{field.name}: {value} was given; expected at least 1")
 
@@ -176,6 +205,19 @@ def _show_solvers(result: dict[str, Any], what: Solvers) -> None:
         left = f"; {len(rows) - len(kept)} more in the file" if len(rows) > len(kept) else ""
         title = f"[bold]{result['model']}[/bold], at most {budget} evaluations{left}"
         print_table(columns, cells, title=title, right=("evaluations", "RMSE"))
+    if result["grids"]:
+        _show_grids(result)
+    if result["frechet"]:
+        cells = [
+            (str(each["budget"]), escape(each["method"]), each["grid"], show(each["rmse"]), show(each["frechet"]))
+            for each in result["frechet"]
+        ]
+        print_table(
+            ("budget", "method", "grid", "RMSE", "Frechet distance"),
+            cells,
+            title="samples of the leading solvers, judged against the data",
+            right=("budget", "RMSE", "Frechet distance"),
+        )
     lines = []
     for line in result["summary"]:
         ours, theirs, same = line["ours"], line["peers"], line["ours_on_their_grid"]
@@ -195,6 +237,30 @@ def _show_solvers(result: dict[str, Any], what: Solvers) -> None:
         lines,
         title=f"ours beside {_beside(result)}",
         right=("budget", "ratio", "same grid"),
+    )
+
+
+def _show_grids(result: dict[str, Any]) -> None:
+    cells = [
+        (
+            str(each["row"]["budget"]),
+            escape(each["row"]["method"]),
+            each["row"]["grid"],
+            show(each["row"]["rmse"]),
+            show(each["ratio"]),
+            "" if each["bound"] is None else f"<= {each['bound']}",
+            show(each["cross"]),
+            f"{each['seconds']:.0f}",
+            _verdict(each["holds"]),
+        )
+        for each in result["grids"]
+    ]
+    print_table(
+        ("budget", "method", "grid", "RMSE", "over the best peer", "required", "other half / own", "seconds", "holds"),
+        cells,
+        title="grids fitted to the model, on starts that they were not fitted to",
+        caption="other half / own: error of a grid on starts it was not fitted to, over that of their own grid (at most 1.1)",
+        right=("budget", "RMSE", "over the best peer", "other half / own", "seconds"),
     )
 
 

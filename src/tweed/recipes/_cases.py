@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from tweed.core import random
-from tweed.core.denoiser import Denoiser
+from tweed.core.denoiser import Denoiser, Wrapper
 from tweed.core.exact import EmpiricalDenoiser, MixtureDenoiser
-from tweed.core.processes import EDM
+from tweed.core.processes import EDM, Process
+from tweed.core.rescheduled import Rescheduled
+from tweed.errors import InputError
 from tweed.solvers.accuracy import converged
 
 
@@ -28,38 +30,59 @@ class Case:
         return converged(self.denoiser, self.x, start=self.start, end=self.end, steps=steps, tolerance=self.tolerance)
 
 
-def digits_mixture(starts: int, seed: int) -> Case:
-    """Handwritten digits smoothed by N(0, 0.15^2), with their exact score, on EDM's process from 80 to 0.002."""
+def digits_mixture(starts: int, seed: int, process: Process | None = None) -> Case:
+    """Handwritten digits smoothed by N(0, 0.15^2), with their exact score; by default on EDM's process from 80 to 0.002."""
     from tweed.data import Digits
 
-    process = EDM(0.002, 80.0)
+    process = process or EDM(0.002, 80.0)
     denoiser = EmpiricalDenoiser(Digits(flat=True).x, 0.15, process)
-    x = process.sigma_max * random.normal((starts, 64), seed, dtype=torch.float64)
-    return Case(denoiser, x, 1.0, process.t_min, 1e-4)
+    return _case(denoiser, starts, seed, (64,), 1e-4, torch.float64)
 
 
 def bundled(starts: int, seed: int) -> Case:
     """The bundled model `glyphs`, each sample of another class; its reference is converged to 1e-3 only."""
+    return loaded("glyphs", starts, seed)
+
+
+def loaded(name: str, starts: int, seed: int, process: Process | None = None, scale: float = 1.0) -> Case:
+    """A model that `tweed.load` knows, with its classes in turn; under another process, and guided, if wanted."""
+    from tweed.guidance import ClassifierFree
     from tweed.training import load
 
-    model = load("glyphs")
-    process = model.process
-    start = model.t_max if math.isfinite(process.level(model.t_max).log_snr) else process.t_max
-    x = process.prior((starts, *(model.event or ())), seed, t=start)
-    return Case(_Labelled(model, starts), x, start, process.t_min, 1e-3)
+    model = load(name)
+    if model.event is None:
+        raise InputError(f"model: {name!r} does not know the shape of a sample")
+    classes = getattr(getattr(model, "network", None), "config", {}).get("num_classes", 0)
+    if scale != 1.0 and not classes:
+        raise InputError(f"scale: {scale} was given, and {name!r} has no classes to guide towards")
+    denoiser = model if scale == 1.0 else ClassifierFree(model, scale)
+    denoiser = denoiser if process is None else Rescheduled(denoiser, process)
+    label = torch.arange(starts) % classes if classes else None
+    return _case(Labelled(denoiser, label), starts, seed, model.event, 1e-3, torch.float32)
 
 
-class _Labelled(Denoiser):
-    """A model whose samples carry the classes 0, 1, 2, ... in turn."""
+def _case(
+    denoiser: Denoiser, starts: int, seed: int, event: tuple[int, ...], tolerance: float, dtype: torch.dtype
+) -> Case:
+    process = denoiser.process
+    start = denoiser.t_max if math.isfinite(process.level(denoiser.t_max).log_snr) else process.t_max
+    end = 0.0 if math.isfinite(process.level(0.0).log_snr) else process.t_min
+    return Case(denoiser, process.prior((starts, *event), seed, t=start, dtype=dtype), start, end, tolerance)
 
-    def __init__(self, model: Denoiser, n: int):
-        super().__init__()
-        self.model, self.process, self.event = model, model.process, model.event
-        classes = getattr(getattr(model, "network", None), "config", {}).get("num_classes", 0)
-        self.label = torch.arange(n) % classes if classes else None
+
+class Labelled(Wrapper):
+    """A model whose samples carry the classes in `label`, from the first row on."""
+
+    def __init__(self, denoiser: Denoiser, label: Tensor | None):
+        super().__init__(denoiser)
+        self.label = label
 
     def forward(self, x, t, **cond):
-        return self.model(x, t, **cond) if self.label is None else self.model(x, t, label=self.label, **cond)
+        return (
+            self.denoiser(x, t, **cond)
+            if self.label is None
+            else self.denoiser(x, t, label=self.label[: len(x)], **cond)
+        )
 
 
 def mixture32(starts: int, seed: int) -> Case:
@@ -69,4 +92,4 @@ def mixture32(starts: int, seed: int) -> Case:
     made, process = random_mixture(8, 32, seed=random.fold(seed, 32)), EDM(0.002, 80.0)
     denoiser = MixtureDenoiser(made.means, made.covariances, made.weights, process)
     x = process.sigma_max * random.normal((starts, 32), seed, dtype=torch.float64)
-    return Case(denoiser, x, 1.0, process.t_min, 1e-5)
+    return Case(denoiser, x, 1.0, process.t_min, 1e-4)

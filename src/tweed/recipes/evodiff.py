@@ -130,7 +130,7 @@ def _forms(seed: int, starts: int) -> list[Row]:
     assert isinstance(inner, MixtureDenoiser)
     model = MixtureDenoiser(inner.means, _covariances(inner), inner.log_weights.exp(), process)
     x = process.prior((len(case.x), 32), random.fold(seed, 12), dtype=torch.float64)
-    at = Case(model, x, 1.0, process.t_min, 1e-5)
+    at = Case(model, x, 1.0, process.t_min, 1e-4)
     reference = at.reference()
     rows = []
     for evaluations in (6, 8, 10):

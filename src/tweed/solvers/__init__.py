@@ -1,5 +1,6 @@
 """Solvers: how a denoiser's field is followed from noise to data, or back."""
 
+from tweed.solvers import differential
 from tweed.solvers.adams import LMS, PNDM, AdamsBashforth
 from tweed.solvers.adaptive_dpm import AdaptiveDPM
 from tweed.solvers.adaptive_runge_kutta import AdaptiveRungeKutta
@@ -19,6 +20,7 @@ from tweed.solvers.interpolant_sde import InterpolantSDE
 from tweed.solvers.langevin import AnnealedLangevin, Langevin
 from tweed.solvers.likelihood import Likelihood, bits_per_dim, log_likelihood
 from tweed.solvers.predictor_corrector import PredictorCorrector
+from tweed.solvers.recommend import Recommendation, recommend
 from tweed.solvers.reverse_diffusion import Ancestral, ReverseDiffusion
 from tweed.solvers.reversible import Pair, Reversible
 from tweed.solvers.runge_kutta import DPM2, RungeKutta
@@ -55,6 +57,7 @@ __all__ = [
     "Pair",
     "PredictorCorrector",
     "Problem",
+    "Recommendation",
     "ReverseDiffusion",
     "Reversible",
     "Row",
@@ -67,10 +70,12 @@ __all__ = [
     "Transition",
     "UniPC",
     "bits_per_dim",
+    "differential",
     "fit_grid",
     "invert",
     "keep_grid",
     "kept_grids",
     "log_likelihood",
+    "recommend",
     "sample",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 from tweed.core import grids
 from tweed.core.denoiser import CountingDenoiser, Denoiser
 from tweed.core.processes import Process
-from tweed.errors import InputError, NumericalError
+from tweed.errors import IncompatibleError, InputError, NumericalError
 from tweed.solvers.base import Solver
 from tweed.solvers.dpm_solver import DPMSolver
 from tweed.solvers.registry import describe
@@ -29,7 +29,7 @@ class Accuracy:
         grid: the name of the time grid.
         evaluations: of the denoiser, counted.
         rmse: root mean squared difference from the converged solution, in units of the data; infinite where
-            the run did not stay finite, NaN where the solver cannot do with so few evaluations.
+            the run did not stay finite, NaN where the solver cannot do with so few evaluations or on this grid.
     """
 
     solver: str
@@ -107,14 +107,17 @@ def measure(
 ) -> Accuracy:
     """The accuracy of one solver on the finest grid that a budget of evaluations allows; see `compare`."""
     shown, label = describe(solver), name or getattr(grid, "__name__", "grid")
-    times = times_within(denoiser.process, solver, evaluations, grid, start=start, end=end)
-    if times is None:
-        return Accuracy(shown, label, 0, math.nan)
     counter = CountingDenoiser(denoiser)
     try:
+        times = times_within(denoiser.process, solver, evaluations, grid, start=start, end=end)
+        if times is None:
+            return Accuracy(shown, label, 0, math.nan)
         distance = rmse(sample(counter, x, solver=solver, times=times, cond=cond), reference)
     except NumericalError:
         distance = math.inf
+    except IncompatibleError:
+        # This grid is not for this solver: noise estimates say nothing at alpha = 0, say.
+        return Accuracy(shown, label, 0, math.nan)
     return Accuracy(shown, label, counter.evaluations, distance)
 
 

@@ -1,20 +1,36 @@
 """How far the samples of a solver are from the converged solution, at equal numbers of evaluations."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tweed.cli._bench import peers
-from tweed.core import grids
+from tweed.cli._bench import fitted, peers
+from tweed.cli._bench.frechet import distances_of
+from tweed.core import grids, processes
 from tweed.core.denoiser import CountingDenoiser
-from tweed.recipes._cases import Case, bundled, digits_mixture
+from tweed.errors import IncompatibleError, choose
+from tweed.recipes._cases import Case, digits_mixture, loaded
 from tweed.recipes.report import Progress, span
-from tweed.solvers import DDIM, DEIS, DPM2, LMS, PNDM, DPMSolver, Heun, RungeKutta, Solver, UniPC, sample
-from tweed.solvers.accuracy import compare, converged, rmse
+from tweed.solvers import (
+    BDIA,
+    DDIM,
+    DEIS,
+    DPM2,
+    LMS,
+    PNDM,
+    DPMSolver,
+    EVODiff,
+    Heun,
+    RungeKutta,
+    Solver,
+    UniPC,
+    sample,
+)
+from tweed.solvers.accuracy import compare, rmse
+from tweed.solvers.grid_search import INITIAL
 
 OURS: tuple[Solver, ...] = (
     DDIM(),
@@ -30,46 +46,76 @@ OURS: tuple[Solver, ...] = (
     Heun(),
     DPM2(),
     RungeKutta("heun3", form="noise"),
+    EVODiff(),
+    *(BDIA(gamma) for gamma in (0.5, 1.0)),
 )
-"""The deterministic table solvers that are compared."""
+"""The deterministic solvers that are compared, where they fit the model's process."""
 
-GRIDS = {
-    "karras": grids.karras,
-    "karras, rho 12": partial(grids.karras, rho=12.0),
-    "log_snr": grids.log_snr,
-}
 PEERS_GRID = "karras, to 0"
 REQUIRED = (10, 20)
 """The budgets at which the best of ours must not be behind the best of the peers'."""
 
+EXACT = "digits-mixture"
+PROCESSES = {"own": None, "VP": processes.VP(), "EDM": processes.EDM(), "RectifiedFlow": processes.RectifiedFlow()}
 
-MODELS: dict[str, Callable[[int, int], Case]] = {"digits-mixture": digits_mixture, "glyphs": bundled}
+
+def case_of(model: str, starts: int, seed: int, process: str = "own", scale: float = 1.0) -> Case:
+    """What is compared on: the digits with their exact score, or a model by name, under its own or another process."""
+    chosen = choose("process", process, PROCESSES)
+    return digits_mixture(starts, seed, chosen) if model == EXACT else loaded(model, starts, seed, chosen, scale)
 
 
-def run(model: str, budgets: Sequence[int], starts: int, seed: int, progress: Progress) -> dict[str, Any]:
-    """All rows, and for each budget the best of ours beside the best of the peers'."""
-    case = MODELS[model](starts, seed)
+def run(
+    model: str,
+    budgets: Sequence[int],
+    starts: int,
+    seed: int,
+    progress: Progress,
+    *,
+    process: str = "own",
+    scale: float = 1.0,
+    fit: Sequence[int] = (),
+    frechet: int = 0,
+) -> dict[str, Any]:
+    """All rows, the fitted grids, and for each budget the best of ours beside the best of the peers'."""
+    case = case_of(model, starts, seed, process, scale)
     progress("the converged solution", 0.0)
     with torch.no_grad():
-        above = converged(case.denoiser, case.x, start=case.start, end=case.end, tolerance=case.tolerance)
-        clean = sample(case.denoiser, above, solver=DDIM(), times=[case.end, 0.0])
-        rows = _ours(case, budgets, above, clean, span(progress, 0.1, 0.7))
-        rows += _theirs(case, budgets, clean, span(progress, 0.7, 1.0))
-    rows.sort(key=lambda row: (row["budget"], row["rmse"] if math.isfinite(row["rmse"]) else math.inf))
-    summary = [_best(rows, budget) for budget in budgets]
+        above = case.reference(150 if model == EXACT else 60)
+        clean = above if case.end == 0.0 else sample(case.denoiser, above, solver=DDIM(), times=[case.end, 0.0])
+        rows = _ours(case, budgets, above, clean, span(progress, 0.1, 0.5))
+        rows += _theirs(case, budgets, clean, span(progress, 0.5, 0.6))
+        found: list[dict[str, Any]] = []
+        for number, budget in enumerate(fit):
+            part = span(progress, 0.6 + 0.3 * number / len(fit), 0.6 + 0.3 * (number + 1) / len(fit))
+            found += fitted.grids_for(case, model == EXACT, budget, rows, above, seed, part)
+        rows += [each["row"] for each in found]
+        _rank(rows)
+        summary = [_best(rows, budget) for budget in budgets]
+        tell = span(progress, 0.9, 1.0)
+        distances = distances_of(case, model, rows, found, budgets, frechet, seed, tell) if frechet else []
+    bounds = [each["holds"] for each in found if each["holds"] is not None]
     return {
         "bench": "solvers",
         "model": model,
+        "process": repr(case.denoiser.process),
+        "scale": scale,
         "starts": starts,
         "seed": seed,
         "rows": rows,
+        "grids": found,
+        "frechet": distances,
         "summary": summary,
         "peers": peers.versions(),
-        "holds": all(line["holds"] is not False for line in summary),
+        "holds": all(line["holds"] is not False for line in summary) and all(bounds),
     }
 
 
-def _row(library: str, method: str, grid: str, budget: int, evaluations: int, error: float) -> dict[str, Any]:
+def _rank(rows: list[dict[str, Any]]) -> None:
+    rows.sort(key=lambda row: (row["budget"], row["rmse"] if math.isfinite(row["rmse"]) else math.inf))
+
+
+def row_of(library: str, method: str, grid: str, budget: int, evaluations: int, error: float) -> dict[str, Any]:
     return {
         "library": library,
         "method": method,
@@ -80,18 +126,31 @@ def _row(library: str, method: str, grid: str, budget: int, evaluations: int, er
     }
 
 
+def fits(solver: Solver, case: Case) -> bool:
+    """Whether a solver can follow the case's process."""
+    try:
+        solver.check(case.denoiser.process)
+    except IncompatibleError:
+        return False
+    return True
+
+
 def _ours(case: Case, budgets: Sequence[int], above: Tensor, clean: Tensor, progress: Progress) -> list[dict[str, Any]]:
-    parts = (
-        (case.end, GRIDS, above, span(progress, 0.0, 0.75)),
-        (0.0, {PEERS_GRID: grids.karras}, clean, span(progress, 0.75, 1.0)),
-    )
+    ours = [solver for solver in OURS if fits(solver, case)]
+    # Equal steps in EDM's time, which is the noise level, spend all of them at high noise.
+    named = dict(INITIAL)
+    if isinstance(case.denoiser.process, processes.EDM):
+        del named["uniform"]
+    parts = [(case.end, named, above, span(progress, 0.0, 0.75))]
+    if case.end > 0.0:
+        parts.append((0.0, {PEERS_GRID: grids.karras}, clean, span(progress, 0.75, 1.0)))
     found = [
         row
         for end, named, reference, tell in parts
         for row in compare(
             case.denoiser,
             case.x,
-            OURS,
+            ours,
             budgets,
             start=case.start,
             end=end,
@@ -101,9 +160,9 @@ def _ours(case: Case, budgets: Sequence[int], above: Tensor, clean: Tensor, prog
         )
     ]
     # compare goes through solvers, grids and budgets in this order.
-    wanted = [budget for _, named, _, _ in parts for _ in OURS for _ in named for budget in budgets]
+    wanted = [budget for _, named, _, _ in parts for _ in ours for _ in named for budget in budgets]
     return [
-        _row("tweed", f.solver, f.grid, budget, f.evaluations, f.rmse)
+        row_of("tweed", f.solver, f.grid, budget, f.evaluations, f.rmse)
         for f, budget in zip(found, wanted, strict=True)
         if f.evaluations
     ]
@@ -122,7 +181,7 @@ def _theirs(case: Case, budgets: Sequence[int], clean: Tensor, progress: Progres
             counter = CountingDenoiser(case.denoiser)
             field = peers.Field(counter, case.x / first.alpha, math.exp(-first.log_snr), math.exp(-last.log_snr))
             error = rmse(peer.run(field, levels), clean)
-            rows.append(_row(peer.library, peer.name, PEERS_GRID, budget, counter.evaluations, error))
+            rows.append(row_of(peer.library, peer.name, PEERS_GRID, budget, counter.evaluations, error))
     return rows
 
 

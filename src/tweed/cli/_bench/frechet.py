@@ -1,0 +1,105 @@
+"""Frechet distances of samples to the data, where tweed has it: of the digits' pixels, or of a classifier's features."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tweed.core import random
+from tweed.core.exact import EmpiricalDenoiser
+from tweed.core.fitted_grid import FittedGrid
+from tweed.errors import InputError
+from tweed.recipes._cases import Case, Labelled
+from tweed.recipes.report import Progress
+from tweed.solvers import sample
+from tweed.solvers.accuracy import times_within
+from tweed.solvers.grid_search import INITIAL
+from tweed.solvers.registry import parse
+
+COMPARED = ("DPMSolver", "UniPC")
+_BATCH = 64
+
+
+def distances_of(
+    case: Case,
+    model: str,
+    rows: Sequence[Mapping[str, Any]],
+    fitted: Sequence[Mapping[str, Any]],
+    budgets: Sequence[int],
+    n: int,
+    seed: int,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """The three methods best by error, and DPM-Solver++ 2M and UniPC, each on its best grid, from `n` starts of their own."""
+    progress("a judge of samples", 0.0)
+    data, features = _judge(case, model, n, seed)
+    grids: dict[tuple[str, int], Any] = {
+        (each["row"]["method"], each["row"]["budget"]): FittedGrid.from_dict(each["grid"])
+        for each in fitted
+        if each["row"]["grid"] == "fitted"
+    }
+    found = []
+    for number, budget in enumerate(budgets):
+        best: dict[str, Mapping[str, Any]] = {}
+        for row in rows:
+            if (
+                row["budget"] == budget
+                and row["library"] == "tweed"
+                and (row["grid"] in INITIAL or row["grid"] == "fitted")
+            ):
+                best.setdefault(row["method"], row)
+        chosen = dict.fromkeys([*list(best)[:3], *(name for name in COMPARED if name in best)])
+        for name in chosen:
+            progress(f"{n} samples of {name} at {budget}", (number + 0.1) / len(budgets))
+            row = best[name]
+            grid = grids[name, budget] if row["grid"] == "fitted" else INITIAL[row["grid"]]
+            made = _samples(case, name, grid, budget, n, seed)
+            entry = {"method": name, "grid": row["grid"], "budget": budget, "rmse": row["rmse"]}
+            found.append(entry | {"frechet": _distance(features(made), data)})
+    return sorted(found, key=lambda each: (each["budget"], each["frechet"]))
+
+
+def _distance(x: Tensor, y: Tensor) -> float:
+    from tweed.metrics import frechet_distance
+
+    return frechet_distance(x, y)
+
+
+def _samples(case: Case, name: str, grid: Any, budget: int, n: int, seed: int) -> Tensor:
+    process, solver = case.denoiser.process, parse(name)
+    times = times_within(process, solver, budget, grid, start=case.start, end=case.end)
+    pieces = []
+    for first in range(0, n, _BATCH):
+        count = min(_BATCH, n - first)
+        x = process.prior(
+            (count, *case.x.shape[1:]), random.fold(seed, 51), index=first, t=case.start, dtype=case.x.dtype
+        )
+        denoiser = case.denoiser
+        if isinstance(denoiser, Labelled) and denoiser.label is not None:
+            classes = (
+                int(denoiser.denoiser.network.config["num_classes"]) if hasattr(denoiser.denoiser, "network") else 36
+            )
+            denoiser = Labelled(denoiser.denoiser, torch.arange(first, first + count) % classes)
+        pieces.append(sample(denoiser, x, solver=solver, times=times))
+    return torch.cat(pieces)
+
+
+def _judge(case: Case, model: str, n: int, seed: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Features of the data, and what gives those of samples."""
+    denoiser = case.denoiser
+    if isinstance(denoiser, EmpiricalDenoiser):
+        return denoiser.sample(max(n, 1000), random.fold(seed, 52)), lambda x: x
+    from tweed import data, metrics
+    from tweed.training import load
+
+    meta = getattr(load(model), "meta", {}).get("data", {})
+    kind = getattr(data, str(meta.get("name")), None)
+    if kind is None:
+        raise InputError(f"frechet: {model!r} does not say which of tweed's data sets it was trained on; leave it out")
+    known = kind(**{key: value for key, value in meta.items() if key != "name"})
+    if not known.num_classes:
+        raise InputError(f"frechet: the data of {model!r} has no classes to train a judge on; leave it out")
+    classifier = metrics.train_classifier(known, steps=250, seed=random.fold(seed, 53), width=16)
+    which = torch.randperm(len(known), generator=random.generator(seed, 54))[: max(2 * n, 1000)]
+    return metrics.features(classifier, known.batch(which)["x"]), lambda x: metrics.features(classifier, x.float())
