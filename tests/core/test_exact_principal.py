@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from tweed import processes, random
-from tweed.core.exact import GaussianDenoiser, MixtureDenoiser, PrincipalGaussian, fit_gaussian, fit_mixture, psi
+from tweed.core.exact import (
+    GaussianDenoiser,
+    MixtureDenoiser,
+    PrincipalGaussian,
+    fit_class_gaussians,
+    fit_gaussian,
+    fit_mixture,
+    psi,
+)
 from tweed.errors import IncompatibleError, InputError
 
 D = 6
@@ -85,6 +93,47 @@ def test_a_rank_keeps_the_trace_and_noise_adds_to_every_direction():
     assert few.remainder == 0.0
 
 
+def covariance(gaussian):
+    beside = torch.eye(len(gaussian.mean), dtype=F64) - gaussian.directions @ gaussian.directions.T
+    along = gaussian.directions @ torch.diag(gaussian.variances) @ gaussian.directions.T
+    return along + gaussian.remainder * beside
+
+
+@pytest.mark.parametrize("pooled", [0.0, 0.3, 1.0])
+def test_classes_have_their_own_means_and_a_share_of_the_common_covariance(pooled):
+    data, label = random.normal((60, 2, 2), 6, dtype=F64), torch.arange(60) % 3
+    data = data * torch.tensor([0.5, 1.0, 2.0], dtype=F64)[label, None, None] + 3.0 * label[:, None, None]
+    found = fit_class_gaussians(data, label, pooled=pooled, noise=0.1)
+    flat = data.flatten(1)
+    own = [torch.cov(flat[label == k].T) for k in range(3)]
+    common = sum(19 * c for c in own) / 57
+    for k, gaussian in enumerate(found):
+        torch.testing.assert_close(gaussian.mean, flat[label == k].mean(0))
+        expected = (1 - pooled) * own[k] + pooled * common + 0.01 * torch.eye(4, dtype=F64)
+        torch.testing.assert_close(covariance(gaussian), expected, rtol=1e-9, atol=1e-9)
+        assert gaussian.event == (2, 2)
+    if pooled == 0.0:
+        alone = fit_gaussian(data[label == 1], noise=0.1)
+        torch.testing.assert_close(covariance(found[1]), covariance(alone), rtol=1e-12, atol=1e-12)
+    low = fit_class_gaussians(data, label, pooled=pooled, rank=2)
+    assert low[0].directions.shape == (4, 2)
+
+
+def test_a_class_of_one_sample_needs_the_others():
+    data, label = random.normal((9, 3), 7), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2])
+    assert len(fit_class_gaussians(data, label, pooled=0.5)) == 3
+    for bad in (
+        {"pooled": 0.0},
+        {"pooled": 1.5},
+        {"label": label[:3], "pooled": 0.5},
+        {"label": label.double(), "pooled": 0.5},
+        {"label": label + 1, "pooled": 0.5},
+        {"rank": 0, "pooled": 0.5},
+    ):
+        with pytest.raises(InputError):
+            fit_class_gaussians(**{"data": data, "label": label} | bad)
+
+
 def test_clusters_become_components():
     centres = torch.tensor([[5.0, 0.0], [-5.0, 0.0], [0.0, 5.0]], dtype=F64)
     data = MixtureDenoiser(centres, 0.1, torch.tensor([2.0, 1.0, 1.0])).sample(4000, 1)
@@ -122,6 +171,8 @@ def test_there_is_no_flow_from_where_nothing_is_left():
     flat = PrincipalGaussian(MEAN, VARIANCES[:2], BASIS[:, :2], 0.0, processes.VP())
     with pytest.raises(IncompatibleError, match="neither variance nor noise"):
         flat.flow(X, 0.0, 0.5)
+    with pytest.raises(IncompatibleError, match="neither variance nor noise"):
+        GaussianDenoiser(MEAN, VARIANCES, processes.VP()).flow(X, 0.0, 0.5)
     # Towards the data it collapses, as it must.
     ended = flat.flow(X, 0.9, 0.0) - MEAN
     torch.testing.assert_close(ended @ BASIS[:, 2:], torch.zeros(5, 4, dtype=F64), rtol=0, atol=1e-12)

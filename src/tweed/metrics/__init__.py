@@ -11,9 +11,11 @@ from tweed.metrics.classifier import (
     save_classifier,
     train_classifier,
 )
+from tweed.metrics.effective_samples import effective_sample_size
 from tweed.metrics.frechet import Moments, frechet_distance, frechet_distance_of_moments
 from tweed.metrics.kernel import energy_distance, median_bandwidth, mmd
 from tweed.metrics.manifold import Manifold, coverage, density, manifold, precision, recall
+from tweed.metrics.mode_mixture import doubtful_rate, mode_mixture_rate
 from tweed.metrics.transport import sliced_wasserstein, wasserstein
 
 __all__ = [
@@ -24,6 +26,8 @@ __all__ = [
     "confusion",
     "coverage",
     "density",
+    "doubtful_rate",
+    "effective_sample_size",
     "energy_distance",
     "entropy_score",
     "features",
@@ -34,6 +38,7 @@ __all__ = [
     "manifold",
     "median_bandwidth",
     "mmd",
+    "mode_mixture_rate",
     "precision",
     "recall",
     "save_classifier",

@@ -58,7 +58,7 @@ def loaded(name: str, starts: int, seed: int, process: Process | None = None, sc
     denoiser = model if scale == 1.0 else ClassifierFree(model, scale)
     denoiser = denoiser if process is None else Rescheduled(denoiser, process)
     label = torch.arange(starts) % classes if classes else None
-    return _case(Labelled(denoiser, label), starts, seed, model.event, 1e-3, torch.float32)
+    return _case(Labelled(denoiser, label, classes), starts, seed, model.event, 1e-3, torch.float32)
 
 
 def _case(
@@ -73,9 +73,9 @@ def _case(
 class Labelled(Wrapper):
     """A model whose samples carry the classes in `label`, from the first row on."""
 
-    def __init__(self, denoiser: Denoiser, label: Tensor | None):
+    def __init__(self, denoiser: Denoiser, label: Tensor | None, classes: int = 0):
         super().__init__(denoiser)
-        self.label = label
+        self.label, self.classes = label, classes
 
     def forward(self, x, t, **cond):
         return (

@@ -209,10 +209,14 @@ def stage_steps(
 
 
 def as_rows(steps: Steps, times: Sequence[float] | Tensor) -> tuple[tuple[Row, ...], ...]:
-    """The rows of each step; for a grid of numbers, those taken by Euler are one line."""
+    """The rows of each step; those taken by Euler, for all samples where each has its own times, are one line."""
     count = len(times) - 1
     if isinstance(times, Tensor):
-        return tuple(tuple(_pick(row, i) for row in steps.rows) for i in range(count))
+        alone = steps.euler.flatten(1).all(1).tolist() if steps.euler.ndim > 1 else [False] * count
+        return tuple(
+            (_first(_pick(steps.rows[-1], i)),) if alone[i] else tuple(_pick(row, i) for row in steps.rows)
+            for i in range(count)
+        )
     rows = [Row(r.t.tolist(), r.state.tolist(), tuple(e.tolist() for e in r.estimates)) for r in steps.rows]  # type: ignore[union-attr]
     euler = steps.euler.tolist()
     return tuple(

@@ -237,12 +237,13 @@ def _levels(
                 f"steps: {steps} was given; {type(solver).__name__} chooses its own steps (set its tolerances)"
             )
         steps = 1 if solver.adaptive else 20 if steps is None else steps
-        first = t_max if start is None or isinstance(start, Tensor) else float(start)
-        levels = (grid or grids.default)(process, steps, start=first, end=end)
-        if isinstance(start, Tensor):
-            # A start time a sample: the same grid, shrunk in time.
-            share = ((levels - end) / (first - end))[:, None]
-            levels = end + share.to(start.device) * (start.double()[None] - end)
+        single = start is not None and not (isinstance(start, Tensor) and start.ndim)
+        first = float(start) if single else t_max  # type: ignore[arg-type]
+        grid = grid or grids.default
+        if isinstance(start, Tensor) and start.ndim:
+            levels = grids.each(grid, process, steps, start.double(), end, first)
+        else:
+            levels = grid(process, steps, start=first, end=end)
     _check_times(levels)
     return tuple(levels.tolist()) if levels.ndim == 1 else levels
 

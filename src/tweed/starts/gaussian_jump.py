@@ -21,7 +21,12 @@ class Gaussian(Protocol):
     """What is jumped along: `GaussianDenoiser`, or the `PrincipalGaussian` that `fit_gaussian` gives."""
 
     process: Process
-    event: tuple[int, ...] | None
+
+    @property
+    def event(self) -> tuple[int, ...] | None: ...
+
+    @property
+    def mean(self) -> Tensor: ...
 
     def flow(self, x: Tensor, t: float, s: float, y: Tensor | None = None) -> Tensor: ...
 
@@ -63,7 +68,7 @@ def gaussian_jump(
         x = n_or_x
     else:
         assert event is not None
-        device = each[0].mean.device if isinstance(getattr(each[0], "mean", None), Tensor) else None  # type: ignore[attr-defined]
+        device = each[0].mean.device
         x = process.prior((n_or_x, *event), seed, index=index, t=start, y=y, dtype=dtype, device=device)
     if label is not None and (label.shape != (len(x),) or label.is_floating_point()):
         raise InputError(f"label: shape {tuple(label.shape)} was given; expected {len(x)} classes")

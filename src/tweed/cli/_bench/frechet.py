@@ -77,10 +77,8 @@ def _samples(case: Case, name: str, grid: Any, budget: int, n: int, seed: int) -
         )
         denoiser = case.denoiser
         if isinstance(denoiser, Labelled) and denoiser.label is not None:
-            classes = (
-                int(denoiser.denoiser.network.config["num_classes"]) if hasattr(denoiser.denoiser, "network") else 36
-            )
-            denoiser = Labelled(denoiser.denoiser, torch.arange(first, first + count) % classes)
+            rows = torch.arange(first, first + count) % denoiser.classes
+            denoiser = Labelled(denoiser.denoiser, rows, denoiser.classes)
         pieces.append(sample(denoiser, x, solver=solver, times=times))
     return torch.cat(pieces)
 

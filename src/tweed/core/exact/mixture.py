@@ -201,6 +201,11 @@ class GaussianDenoiser(MixtureDenoiser):
         mean = torch.as_tensor(mean, dtype=torch.float64)
         super().__init__(mean[None], torch.as_tensor(covariance, dtype=torch.float64)[None], None, process)
 
+    @property
+    def mean(self) -> Float[Tensor, " d"]:
+        """The mean, flat, float64."""
+        return self.means[0]
+
     def flow(
         self, x: Float[Tensor, "b *event"], t: float, s: float, y: Float[Tensor, "b *event"] | None = None
     ) -> Float[Tensor, "b *event"]:
@@ -208,12 +213,19 @@ class GaussianDenoiser(MixtureDenoiser):
 
         Each principal component is scaled by `sqrt((alpha_s^2 L + sigma_s^2) / (alpha_t^2 L + sigma_t^2))`, with `L`
         its variance in the data.
+
+        Raises:
+            IncompatibleError: from a time at which a direction without variance has no noise either.
         """
         here, there = self.process.level(t), self.process.level(s)
         flat = self._center(x.double(), y, as_time(t)).flatten(1) - here.alpha * self.means
         ratio = (
             (there.alpha**2 * self.values + there.sigma**2) / (here.alpha**2 * self.values + here.sigma**2)
         ).sqrt()[0]
+        if not bool(ratio.isfinite().all()):
+            raise IncompatibleError(
+                f"t: {t} was given; there a direction has neither variance nor noise, and no flow leads on"
+            )
         if self.vectors is None:
             moved = ratio * flat
         else:

@@ -9,7 +9,7 @@ the rest by the same with `rho` (Wang & Vastola, 2023, arXiv 2303.02490, Eq. 8).
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tweed.core import targets
@@ -160,16 +160,69 @@ def fit_gaussian(
     flat = data.double().flatten(1)
     if not bool(flat.isfinite().all()):
         raise InputError("data: some values are not finite")
-    n, d = flat.shape
-    mean = flat.mean(0)
-    _, values, rows = torch.linalg.svd(flat - mean, full_matrices=False)
-    variances = values**2 / (n - 1)
-    spanned = min(n - 1, d)
+    n, mean = len(flat), flat.mean(0)
+    rows = (flat - mean) / math.sqrt(n - 1)
+    return _of_rows(mean.reshape(data.shape[1:]), rows, n - 1, rank, noise, process)
+
+
+def fit_class_gaussians(
+    data: Float[Tensor, "n *event"],
+    label: Int[Tensor, " n"],
+    process: Process | None = None,
+    rank: int | None = None,
+    noise: float = 0.0,
+    pooled: float = 0.0,
+) -> list[PrincipalGaussian]:
+    """A Gaussian for each class 0, 1, ..., with the class's mean, as `tweed.starts.gaussian_jump` takes them.
+
+    Args:
+        label: the classes; each has a sample, and at least two where `pooled` is 0.
+        rank, noise: as for `fit_gaussian`.
+        pooled: the share, from 0 to 1, of the covariance that is common to all classes (that of the samples about their
+            classes' means); the rest is the class's own. For classes with few samples.
+
+    Raises:
+        InputError: shapes do not fit, a class has too few samples, or a share outside 0 and 1.
+    """
+    if not 0.0 <= pooled <= 1.0 or (rank is not None and rank < 1):
+        raise InputError(f"pooled, rank: {pooled}, {rank} were given; expected a share from 0 to 1, and at least 1")
+    if data.ndim < 2 or label.shape != (len(data),) or label.is_floating_point() or not len(data):
+        raise InputError(
+            f"data, label: {tuple(data.shape)}, {tuple(label.shape)} were given; expected a class a sample"
+        )
+    flat, label = data.double().flatten(1), label.to(data.device).long()
+    if bool((label < 0).any()) or not bool(flat.isfinite().all()):
+        raise InputError("data, label: values that are not finite, or a class below 0; expected neither")
+    counts = label.bincount()
+    if int(counts.min()) < (1 if pooled > 0.0 else 2) or len(flat) <= len(counts):
+        raise InputError(
+            f"label: a class has {int(counts.min())} of {len(flat)} samples; expected at least two, or one with pooled > 0"
+        )
+    means = torch.zeros(len(counts), flat.shape[1], dtype=flat.dtype, device=flat.device)
+    means = means.index_add(0, label, flat) / counts[:, None]
+    centered, free = flat - means[label], len(flat) - len(counts)
+    common = None
+    if pooled > 0.0:
+        _, values, directions = torch.linalg.svd(centered / math.sqrt(free), full_matrices=False)
+        common = math.sqrt(pooled) * (values[:, None] * directions)[: min(free, flat.shape[1])]
+    found = []
+    for k, (mean, n) in enumerate(zip(means, counts.tolist(), strict=True)):
+        own = centered[label == k] * math.sqrt((1.0 - pooled) / max(n - 1, 1))
+        rows, spanned = (own, n - 1) if common is None else (torch.cat((own, common)), free)
+        found.append(_of_rows(mean.reshape(data.shape[1:]), rows, spanned, rank, noise, process))
+    return found
+
+
+def _of_rows(
+    mean: Tensor, rows: Float[Tensor, "m d"], spanned: int, rank: int | None, noise: float, process: Process | None
+) -> PrincipalGaussian:
+    """The Gaussian whose covariance is `rows^T rows`, of rank at most `spanned`."""
+    _, values, directions = torch.linalg.svd(rows, full_matrices=False)
+    d, variances = rows.shape[1], values**2
+    spanned = min(spanned, d, len(variances))
     kept = spanned if rank is None else min(rank, spanned)
     rest = variances[kept:spanned].sum().item() / (d - kept) if d > kept else 0.0
-    return PrincipalGaussian(
-        mean.reshape(data.shape[1:]), variances[:kept] + noise**2, rows[:kept].T, rest + noise**2, process
-    )
+    return PrincipalGaussian(mean, variances[:kept] + noise**2, directions[:kept].T, rest + noise**2, process)
 
 
 def fit_mixture(
