@@ -12,9 +12,11 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
+from torch import Tensor
+
 from tweed.core.denoiser import Denoiser
 from tweed.core.exact import EmpiricalDenoiser, MixtureDenoiser, PrincipalGaussian
-from tweed.errors import InputError
+from tweed.errors import IncompatibleError, InputError
 from tweed.solvers.accuracy import GridFunction, times_within
 from tweed.solvers.base import Solver
 from tweed.solvers.fit_grid import kept_grids
@@ -67,10 +69,9 @@ def recommend(denoiser: Denoiser, steps: int = 10) -> Recommendation:
         )
         return Recommendation(parse(best.solver), best, steps, steps, best.error, why)
     case, entry = _nearest(denoiser, steps)
-    end = 0.0 if math.isfinite(process.level(0.0).log_snr) else process.t_min
     for row in entry["rows"]:
         solver, grid = parse(row["solver"]), INITIAL[row["grid"]]
-        times = times_within(process, solver, steps, grid, start=denoiser.t_max, end=end)
+        times = _within(denoiser, solver, grid, steps)
         if times is not None:
             why = (
                 f"measured on {case['name']} ({case['process']}, {case['field']}) at {entry['budget']} evaluations: "
@@ -80,6 +81,16 @@ def recommend(denoiser: Denoiser, steps: int = 10) -> Recommendation:
             return Recommendation(solver, grid, len(times) - 1, steps, row["error"], why)
     why = "fewer evaluations than any measured: DDIM's first order"
     return Recommendation(parse("DDIM"), INITIAL["log_snr"], steps, steps, None, why)
+
+
+def _within(denoiser: Denoiser, solver: Solver, grid: GridFunction, budget: int) -> Tensor | None:
+    """The grid that `tweed.sample` would use within the budget; None where the solver cannot follow any."""
+    try:
+        solver.check(denoiser.process)
+        return times_within(denoiser.process, solver, budget, grid, start=denoiser.t_max, end=0.0)
+    except IncompatibleError:
+        # Noise estimates, say, on a process that begins at alpha = 0.
+        return None
 
 
 def _nearest(denoiser: Denoiser, steps: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -93,10 +93,16 @@ class TimeShift(Solver):
     def stochastic(self) -> bool:
         return self.base.stochastic
 
+    @property
+    def _lowest(self) -> float:
+        """The earliest time that a state may be given; 0 where nothing is ever shifted."""
+        return max(self.cutoff - 0.5 * self.window, 0.0) if self.window > 0.0 and self.cutoff < 1.0 else 0.0
+
     def check(self, process: Process) -> None:
         require_gaussian(self, process)
         self.base.check(process)
-        _variances(process, self.data_variance)
+        if self.window > 0.0 and self.cutoff < 1.0:
+            _variances(process, self.data_variance, self._lowest)
 
     def init(self, problem: Problem, x: Float[Tensor, "b *event"]) -> State:
         times = problem.times
@@ -125,7 +131,8 @@ class TimeShift(Solver):
     def label(self, problem: Problem, x: Float[Tensor, "b *event"], t: float) -> Float[Tensor, " b"]:
         """The time within the window around `t` whose marginal has each sample's variance, float64."""
         low, high = max(t - 0.5 * self.window, 0.0), min(t + 0.5 * self.window, problem.process.t_max)
-        return _time_of(problem, x, t, self.data_variance).clamp(low, max(high, low))
+        known, times = _variances(problem.process, self.data_variance, self._lowest)
+        return _time_of(problem, x, t, known, times).clamp(low, max(high, low))
 
     def _to_shifted(self, problem: Problem, x: Tensor, memory: Any, i: int) -> State:
         t, u = problem.times[i], problem.times[i + 1]
@@ -192,10 +199,10 @@ def _one_step(base: TableSolver, problem: Problem, x: Tensor, t: Tensor, u: floa
     return x + left(noise, x) * problem.noise(x, i) if base.stochastic else x  # type: ignore[arg-type]
 
 
-def _time_of(problem: Problem, x: Tensor, t: float, data_variance: float | None) -> Tensor:
+def _time_of(problem: Problem, x: Tensor, t: float, known: Tensor, times: Tensor) -> Tensor:
     """The time at which the marginal has the variance of each sample's elements, by interpolation in a table."""
     process = problem.process
-    known, times = (c.to(x.device) for c in _variances(process, data_variance))
+    known, times = known.to(x.device), times.to(x.device)
     if process.endpoint != "none" and problem.y is not None:
         x = x.sub(problem.y.to(x), alpha=process.level(t).beta)
     variance = x.flatten(1).var(1).double()
@@ -205,12 +212,13 @@ def _time_of(problem: Problem, x: Tensor, t: float, data_variance: float | None)
 
 
 @lru_cache(maxsize=64)
-def _variances(process: Process, data_variance: float | None) -> tuple[Tensor, Tensor]:
-    times = torch.linspace(0.0, 1.0, _NODES, dtype=torch.float64)
+def _variances(process: Process, data_variance: float | None, low: float) -> tuple[Tensor, Tensor]:
+    """The variance of the marginals at times from `low` to 1, and these times."""
+    times = torch.linspace(low, 1.0, _NODES, dtype=torch.float64)
     known = process.sigma(times) ** 2 + (data_variance or 0.0) * process.alpha(times) ** 2
     if bool((known[1:] <= known[:-1]).any()):
         raise IncompatibleError(
             f"data_variance: {data_variance} was given; with it the variance of {type(process).__name__}'s marginal does "
-            "not rise in time, and tells nothing of the time"
+            f"not rise in time above {low}, and tells nothing of the time"
         )
     return known, times
