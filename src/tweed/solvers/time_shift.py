@@ -130,6 +130,8 @@ class TimeShift(Solver):
 
     def label(self, problem: Problem, x: Float[Tensor, "b *event"], t: float) -> Float[Tensor, " b"]:
         """The time within the window around `t` whose marginal has each sample's variance, float64."""
+        if len(x) == 0:
+            return torch.empty(0, dtype=torch.float64, device=x.device)
         low, high = max(t - 0.5 * self.window, 0.0), min(t + 0.5 * self.window, problem.process.t_max)
         known, times = _variances(problem.process, self.data_variance, self._lowest)
         return _time_of(problem, x, t, known, times).clamp(low, max(high, low))
