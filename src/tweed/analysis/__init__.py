@@ -10,6 +10,7 @@ from tweed.analysis.gaussian_phase import (
     sensitivity,
     settled_variance,
 )
+from tweed.analysis.ode_sde_gap import Gap, GaussianLaws, gaussian_laws, ode_sde_gap
 from tweed.analysis.trajectory import (
     Geometry,
     endpoint_estimates,
@@ -21,6 +22,8 @@ from tweed.analysis.trajectory import (
 __all__ = [
     "Commitment",
     "ExplainedVariance",
+    "Gap",
+    "GaussianLaws",
     "GaussianPhase",
     "Geometry",
     "commitment",
@@ -28,7 +31,9 @@ __all__ = [
     "endpoint_coefficients",
     "endpoint_estimates",
     "explained_variance",
+    "gaussian_laws",
     "gaussian_phase",
+    "ode_sde_gap",
     "order_of_emergence",
     "sensitivity",
     "settled_variance",

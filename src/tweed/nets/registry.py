@@ -35,6 +35,11 @@ class _NoDraws(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def without_draws() -> TorchFunctionMode:
+    """A context in which torch's layers are built without random numbers; for a module that calls `initialise` itself."""
+    return _NoDraws()
+
+
 def register(name: str) -> Callable[[_Net], _Net]:
     """Class decorator: makes a network known as `name` to `build`, and gives it `.config` and a seeded initialisation.
 
@@ -143,8 +148,9 @@ def initialise(net: nn.Module, seed: int) -> None:
     """Draws all weights of `net` anew, in place, from `seed`.
 
     Linear and convolution layers get the uniform law of variance 1 / (3 fan_in) (torch's default) or zeros where
-    `zero` marked them, embeddings a normal of standard deviation 0.02, norms ones and zeros. A module with a method
-    `reset(generator)` initialises its own direct parameters and buffers. Meta tensors are left alone.
+    `zero` marked them, recurrent layers the uniform law on +-1 / sqrt(hidden size), embeddings a normal of standard
+    deviation 0.02, norms ones and zeros. A module with a method `reset(generator)` initialises its own direct parameters
+    and buffers. Meta tensors are left alone.
     """
     for name, module in net.named_modules():
         if any(p.is_meta for p in module.parameters(recurse=False)):
@@ -157,6 +163,10 @@ def initialise(net: nn.Module, seed: int) -> None:
             for parameter in (module.weight, module.bias):
                 if parameter is not None:
                     fill(parameter, torch.rand(parameter.shape, generator=draws, device="cpu") * (2 * bound) - bound)
+        elif isinstance(module, nn.RNNBase):
+            bound = 1 / math.sqrt(max(module.hidden_size, 1))
+            for parameter in module.parameters(recurse=False):
+                fill(parameter, torch.rand(parameter.shape, generator=draws, device="cpu") * (2 * bound) - bound)
         elif isinstance(module, nn.Embedding):
             fill(module.weight, torch.randn(module.weight.shape, generator=draws, device="cpu") * 0.02)
 

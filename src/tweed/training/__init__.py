@@ -7,6 +7,7 @@ from tweed.training.couplings import Coupling, Independent, MinibatchOT
 from tweed.training.ema import EMA, PowerEMA, reconstruct, reconstruct_weights
 from tweed.training.fit import FitResult, fit
 from tweed.training.flow_maps import ConsistencyLoss, MeanFlowLoss
+from tweed.training.fokker_planck import FokkerPlanck, log_fp_residual
 from tweed.training.objectives import DenoisingLoss, InterpolantLoss, Objective, flow_matching
 from tweed.training.parts import fast_precision
 from tweed.training.plain import from_config, to_config
@@ -21,6 +22,7 @@ __all__ = [
     "Coupling",
     "DenoisingLoss",
     "FitResult",
+    "FokkerPlanck",
     "Independent",
     "InterpolantLoss",
     "MeanFlowLoss",
@@ -41,6 +43,7 @@ __all__ = [
     "flow_matching",
     "from_config",
     "load",
+    "log_fp_residual",
     "objectives",
     "posthoc_ema",
     "push_to_hub",

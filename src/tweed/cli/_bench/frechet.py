@@ -98,6 +98,7 @@ def _judge(case: Case, model: str, n: int, seed: int) -> tuple[Tensor, Callable[
     known = kind(**{key: value for key, value in meta.items() if key != "name"})
     if not known.num_classes:
         raise InputError(f"frechet: the data of {model!r} has no classes to train a judge on; leave it out")
-    classifier = metrics.train_classifier(known, steps=250, seed=random.fold(seed, 53), width=16)
+    with torch.enable_grad():
+        classifier = metrics.train_classifier(known, steps=250, seed=random.fold(seed, 53), width=16)
     which = torch.randperm(len(known), generator=random.generator(seed, 54))[: max(2 * n, 1000)]
     return metrics.features(classifier, known.batch(which)["x"]), lambda x: metrics.features(classifier, x.float())
