@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tweed.cli import main
-from tweed.cli._bench import overhead, peers, solvers, timing, training
+from tweed.cli._bench import evidence, fitted, overhead, peers, solvers, timing, training
 from tweed.core import random
 from tweed.core.denoiser import FunctionDenoiser
 from tweed.core.exact import GaussianDenoiser
@@ -32,13 +32,16 @@ def alone(monkeypatch):
 def small(monkeypatch):
     """Few solvers and starts of few dimensions."""
 
-    def case(starts, seed):
+    def case(starts, seed, process=None):
         variances = torch.tensor([0.02, 0.3, 1.0], dtype=torch.float64)
         denoiser = GaussianDenoiser(torch.zeros(3, dtype=torch.float64), variances, EDM(0.002, 80.0))
         x = 80.0 * random.normal((starts, 3), seed, dtype=torch.float64)
         return solvers.Case(denoiser, x, 1.0, denoiser.process.t_min, 1e-4)
 
-    monkeypatch.setitem(solvers.MODELS, "digits-mixture", case)
+    monkeypatch.setattr(solvers, "digits_mixture", case)
+    monkeypatch.setattr(fitted, "_gaussian", lambda denoiser: denoiser)
+    for name, few in (("HALVES", 8), ("STARTS", 8), ("TRIES", 2)):
+        monkeypatch.setattr(fitted, name, few)
     monkeypatch.setattr(solvers, "OURS", (DDIM(), DPMSolver(2), DPMSolver(3, form="noise"), Heun()))
 
 
@@ -115,7 +118,7 @@ class TestSolvers:
         assert code == (1 if result["holds"] is False else 0)
 
     def test_without_peers(self, small, alone, capsys, tmp_path):
-        code, result = bench(capsys, "solvers", "--budget", "10", "--starts", "2", "--out", str(tmp_path))
+        code, result = bench(capsys, "solvers", "--budget", "10", "--fit", "--starts", "2", "--out", str(tmp_path))
         assert code == 0
         assert result["peers"] == {}
         assert {row["library"] for row in result["rows"]} == {"tweed"}
@@ -124,12 +127,47 @@ class TestSolvers:
     def test_being_behind_is_told(self, small, monkeypatch, capsys, tmp_path):
         perfect = peers.Peer("k-diffusion", "oracle", lambda field, n: exact_end(field.x), lambda n: n)
         monkeypatch.setattr(peers, "peers", lambda: [perfect])
-        code, result = bench(capsys, "solvers", "--budget", "10", "--starts", "4", "--out", str(tmp_path))
+        code, result = bench(capsys, "solvers", "--budget", "10", "--fit", "--starts", "4", "--out", str(tmp_path))
         assert (code, result["holds"]) == (1, False)
-        assert main(["bench", "solvers", "--budget", "10", "--starts", "4", "--out", str(tmp_path)]) == 1
+        assert main(["bench", "solvers", "--budget", "10", "--fit", "--starts", "4", "--out", str(tmp_path)]) == 1
         assert "oracle" in capsys.readouterr().out
 
+    def test_fitted_grids_are_measured_and_shown(self, small, capsys, tmp_path):
+        words = ["--budget", "10", "--fit", "10", "--starts", "4", "--out", str(tmp_path)]
+        code, result = bench(capsys, "solvers", *words)
+        kinds = {each["row"]["grid"]: each for each in result["grids"]}
+        assert set(kinds) == {"fitted", "jump, fitted"}
+        # On one Gaussian the jump is the whole flow.
+        assert kinds["jump, fitted"]["row"]["rmse"] < 0.2 * kinds["fitted"]["row"]["rmse"]
+        assert kinds["fitted"]["cross"] > 0
+        assert code == (1 if result["holds"] is False else 0)
+
+    def test_a_run_is_entered_into_the_evidence_once(self, small, capsys, tmp_path):
+        path = tmp_path / "evidence.json"
+        for seed in ("0", "1"):
+            bench(
+                capsys,
+                "solvers",
+                "--budget",
+                "10",
+                "--fit",
+                "--seed",
+                seed,
+                "--out",
+                str(tmp_path),
+                "--record",
+                str(path),
+            )
+        (case,) = json.loads(path.read_text())["cases"]
+        assert (case["name"], case["seed"], case["guided"]) == ("digits-mixture", 1, False)
+        errors = [row["error"] for row in case["budgets"][0]["rows"]]
+        assert errors == sorted(errors)
+        assert evidence.case_from(json.loads((tmp_path / "bench-solvers.json").read_text())) == case
+
     def test_bad_input(self, capsys, tmp_path):
+        assert main(["bench", "solvers", "--model", "nothing", "--fit", "--out", str(tmp_path)]) == 2
+        assert "nothing" in capsys.readouterr().err
+        assert main(["bench", "solvers", "--frechet", "3", "--out", str(tmp_path)]) == 2
         assert main(["bench", "solvers", "--budget", "1", "--out", str(tmp_path)]) == 2
         assert "budget" in capsys.readouterr().err
         assert main(["bench", "training", "--rounds", "0"]) == 2

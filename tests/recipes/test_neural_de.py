@@ -20,6 +20,16 @@ def test_every_relation_holds_and_is_written(tmp_path):
     assert names == {"report.json", "report.md", "orders.png", "memory.png", "series.png"}
 
 
+def test_without_the_search_library_the_rest_is_still_measured(monkeypatch):
+    def missing(*_, **__):
+        raise laws.MissingPackageError("pip install pyoperon")
+
+    monkeypatch.setattr(laws, "recover_field", missing)
+    rows, curves = laws.lotka_volterra(0, 2, 50, False)
+    assert curves == {}
+    assert rows[-1].note == "pip install pyoperon"
+
+
 def test_a_solver_of_a_lower_order_is_found_out(monkeypatch):
     monkeypatch.setattr(numerics, "SDE_CASES", {"Milstein": ("euler_maruyama", "ito", "diagonal", 1.0)})
     (row,), _ = numerics.sde_orders(0, 300)

@@ -38,7 +38,8 @@ def run(
         n: How many samples.
         solver: A solver and its options, such as "DPMSolver(order=3)", "DDIM(eta=1)" or "Heun".
         steps: Steps of the time grid.
-        grid: The time grid: default, uniform, quadratic, log_snr or karras.
+        grid: The time grid: default, uniform, quadratic, log_snr or karras; a .json of `tweed grid`; or fitted, the one
+            that was kept with the model for this solver and number of steps.
         label: Classes, in turn: names the model's card knows, or numbers, separated by commas; all by default.
         scale: Classifier-free guidance; 1 is the plain conditional model. 2 by default where the model has classes.
         seed: Sample i is the same under the same seed, whatever n and batch are.
@@ -50,8 +51,6 @@ def run(
     """
     import torch
 
-    from tweed.core import grids
-    from tweed.errors import choose
     from tweed.guidance import ClassifierFree
     from tweed.solvers.registry import describe, parse
     from tweed.solvers.sampling import sample
@@ -61,8 +60,9 @@ def run(
         raise InputError(f"n, batch: {n}, {batch} were given; expected positive numbers")
     if out.suffix not in (".png", ".npz", ".npy"):
         raise InputError(f"out: {str(out)!r} was given; expected a file that ends in .png, .npz or .npy")
-    chosen, levels = parse(solver), choose("grid", grid, grids.BY_NAME)
+    chosen = parse(solver)
     denoiser = load(model).to(device)
+    levels = _grid(denoiser, grid, chosen, steps)
     classes = _classes(denoiser)
     labels = _labels(label, classes, n)
     if scale is not None and labels is None:
@@ -86,6 +86,29 @@ def run(
     else:
         console().print(f"{n} samples by {facts['solver']} in {steps} steps: {out}", markup=False)
     return 0
+
+
+def _grid(denoiser, name: str, solver, steps: int):
+    """The grid function that the command line names."""
+    from tweed.core import grids
+    from tweed.core.fitted_grid import FittedGrid
+    from tweed.errors import choose
+    from tweed.solvers import kept_grids
+    from tweed.solvers.registry import describe
+    from tweed.training.files import read_json
+
+    if name.endswith(".json"):
+        return FittedGrid.from_dict(read_json(Path(name)))
+    if name != "fitted":
+        return choose("grid", name, [*grids.BY_NAME, "fitted"]) and grids.BY_NAME[name]
+    kept = [grid for grid in kept_grids(denoiser) if not grid.jump]
+    for grid in kept:
+        if (grid.solver, grid.steps) == (describe(solver), steps):
+            return grid
+    known = ", ".join(f"{grid.solver} in {grid.steps} steps" for grid in kept) or "none"
+    raise InputError(
+        f"grid: no grid is kept for {describe(solver)} in {steps} steps (there are: {known}); see `tweed grid`"
+    )
 
 
 def _classes(denoiser) -> list[str] | None:

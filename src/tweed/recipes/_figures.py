@@ -17,17 +17,21 @@ def curves(
     width: float = 4.6,
     legend: str = "best",
 ) -> Any:
-    """One panel a title, each with its curves; `log` names the logarithmic axes.
+    """One panel a title, three in a row, each with its curves; `log` names the logarithmic axes.
 
     Curves whose name begins with "~" are drawn thin and grey, as what is compared with; the rest in colour.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import ScalarFormatter
 
-    figure = Figure(figsize=(width * len(panels), 3.9), layout="constrained")
-    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    across = min(len(panels), 3)
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(width * across, 3.9 * down), layout="constrained")
+    grid = list(figure.subplots(down, across, squeeze=False).flat)
+    for spare in grid[len(panels) :]:
+        spare.set_axis_off()
     marks, styles = "os^Dv<>P*X", ("-", "--", ":", "-.")
-    for axes, (title, lines) in zip(grid, panels.items(), strict=True):
+    for axes, (title, lines) in zip(grid, panels.items(), strict=False):
         coloured = grey = 0
         for name, (x, y) in lines.items():
             shown = {"markersize": 3.8, "linewidth": 1.4, "label": name.removeprefix("~")}

@@ -107,7 +107,9 @@ def classification(seed: int, size: dict[str, int], strict: bool) -> tuple[list[
         if fraction == 0.85:
             rows.append(info(name, cde, baseline=gru, note="baseline: GRU with mask and time"))
         elif fraction == 0.5 or not strict:
-            rows.append(at_least(name, cde, 0.9 if strict else 0.8, baseline=gru))
+            rows.append(
+                at_least(name, cde, 0.9 if strict else 0.8, baseline=gru, note="baseline: GRU with mask and time")
+            )
         else:
             rows.append(at_least(name, cde, max(0.9, gru - 0.02), baseline=gru, note="bound: 0.9, and GRU - 0.02"))
     curves = {

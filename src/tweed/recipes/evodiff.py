@@ -172,11 +172,12 @@ def _covariances(model: MixtureDenoiser) -> Tensor:
 
 
 def _figure(errors: Mapping[str, Errors]) -> Any:
-    panels: dict[str, Any] = {}
-    for name, found in errors.items():
-        for kind, read in (("RMS", _rms), ("median", lambda each: each.median().item())):
-            panels[f"{name}: {kind}"] = {
-                ("" if solver.startswith("EVODiff") else "~") + solver: (BUDGETS, [read(each) for each in values])
-                for solver, values in found.items()
-            }
+    panels = {
+        f"{name}: {kind}": {
+            ("" if solver.startswith("EVODiff") else "~") + solver: (BUDGETS, [read(each) for each in values])
+            for solver, values in found.items()
+        }
+        for kind, read in (("RMS", _rms), ("median", lambda each: each.median().item()))
+        for name, found in errors.items()
+    }
     return curves(panels, xlabel="evaluations", ylabel="distance to the converged flow", ticks=BUDGETS, width=3.6)

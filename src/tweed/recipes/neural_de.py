@@ -14,9 +14,9 @@ from tweed.recipes._neural_de_series import classification
 from tweed.recipes.report import Progress, Report, Row
 
 SCALES: dict[str, dict[str, Any]] = {
-    "smoke": {"paths": 200, "train": 128, "test": 200, "cde": 40, "gru": 40, "latent": 3, "batch": 64, "fit": 20},
+    "smoke": {"paths": 1000, "train": 128, "test": 200, "cde": 40, "gru": 40, "latent": 3, "batch": 64, "fit": 20},
     "default": {
-        "paths": 1000,
+        "paths": 4000,
         "train": 512,
         "test": 1000,
         "cde": 150,
@@ -26,7 +26,7 @@ SCALES: dict[str, dict[str, Any]] = {
         "fit": 500,
     },
     "gpu": {
-        "paths": 4000,
+        "paths": 16_000,
         "train": 2048,
         "test": 4000,
         "cde": 400,
@@ -67,7 +67,12 @@ def run(seed: int, scale: str, progress: Progress) -> Report:
         settings=size | {"memory_steps": COUNTS},
         figures={
             "orders": lambda: curves(
-                {"ODE": ode_curves, "SDE, strong": sde_curves}, xlabel="step", ylabel="RMS error", width=5.0
+                {"ODE": ode_curves, "SDE, strong": sde_curves},
+                xlabel="steps",
+                ylabel="RMS error",
+                ticks=(8, 16, 32, 64, 128),
+                width=5.0,
+                legend="lower left",
             ),
             "memory": lambda: curves(
                 {"kept for the backward pass": memory_curves}, xlabel="steps", ylabel="KiB", ticks=COUNTS, width=5.4
@@ -100,7 +105,8 @@ def _series(spirals: Any, latent: Any, laws: Any) -> Any:
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.25)
-        axes.legend(fontsize=8)
-        if lines is laws:
+        if lines:
+            axes.legend(fontsize=8)
+        if lines is laws and lines:
             axes.set_yscale("log")
     return figure

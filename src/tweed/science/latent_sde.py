@@ -188,6 +188,7 @@ class LatentSDE(nn.Module):
             control = self.guide(wait, z, ahead) + self.control(t, z, told)
             return self.prior(t, z) + self.diffusion(t, z) * control
 
+        options: dict[str, Any] = self.options | {"step": None}  # the grid has all the steps
         path, rate = posterior_path(
             posterior,
             self.prior,
@@ -200,7 +201,7 @@ class LatentSDE(nn.Module):
                 *(p for part in (self.prior, self.control, self.decoder) for p in part.parameters()),
                 *(self.log_diffusion, self.log_noise, read),
             ],
-            **self.options | {"step": None},
+            **options,
         )
         seen = torch.distributions.Normal(self.decoder(path[keep]), self.log_noise.exp())
         start = torch.distributions.kl_divergence(

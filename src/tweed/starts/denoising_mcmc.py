@@ -12,6 +12,7 @@ it to the data from a time of its own. The noise added in a move keeps s near sq
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -108,7 +109,7 @@ class DenoisingMCMC:
     def _floor(self) -> float:
         return math.sqrt(self.eta) / 4.0 if self.floor is None else self.floor
 
-    @property
+    @cached_property
     def _first(self) -> int:
         return int((self.posterior.levels < self._floor).sum())
 

@@ -23,6 +23,8 @@ BOUNDS = {(FITTED, 10): 0.7, (FITTED, 20): 0.7, (JUMPED, 10): 0.2, (JUMPED, 20):
 """What a fitted grid, alone and below a jump, must reach on the digits, over the best of the peers."""
 CROSS, HALVES = 1.1, 128
 """How much worse a grid may be on starts that it was not fitted to, and how many starts a half of them has."""
+STARTS, TRIES = 64, 8
+"""Of a fit to an exact score."""
 
 
 def _leaders(rows: Sequence[Mapping[str, Any]], budget: int) -> list[str]:
@@ -52,8 +54,8 @@ def grids_for(
         for row in rows
         if row["budget"] == budget and row["library"] != "tweed" and math.isfinite(row["rmse"])
     ]
-    few = 64 if exact else min(8, len(case.x))
-    options: dict[str, Any] = {"end": case.end, "shape": tuple(case.x.shape[1:]), "tries": 8 if exact else 3}
+    few = STARTS if exact else min(8, len(case.x))
+    options: dict[str, Any] = {"end": case.end, "shape": tuple(case.x.shape[1:]), "tries": TRIES if exact else 3}
     kinds: list[tuple[str, Any]] = [(FITTED, None)]
     if exact:
         gaussian = _gaussian(denoiser)

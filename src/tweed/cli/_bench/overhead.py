@@ -16,15 +16,19 @@ from tweed.cli._bench.timing import in_turns, median_ratio
 from tweed.core import grids, processes, random, targets
 from tweed.core.denoiser import NetworkDenoiser
 from tweed.recipes.report import Progress, span
-from tweed.solvers import DDIM, DEIS, DPMSolver, Heun, Problem, TableSolver, UniPC, sample
+from tweed.solvers import BDIA, DDIM, DEIS, EDICT, DPMSolver, EVODiff, Heun, Problem, Solver, TimeShift, UniPC, sample
 
-OURS: dict[str, TableSolver] = {
+OURS: dict[str, Solver] = {
     "DDIM": DDIM(),
     "DPMSolver(order=2)": DPMSolver(order=2),
     "DPMSolver(order=3)": DPMSolver(order=3),
     "UniPC": UniPC(),
     "DEIS": DEIS(),
     "Heun": Heun(),
+    "BDIA": BDIA(),
+    "EDICT": EDICT(),
+    "EVODiff": EVODiff(),
+    "TimeShift": TimeShift(),
 }
 MAIN = "DPMSolver(order=2)"
 THEIRS = {
@@ -61,10 +65,11 @@ def _cpu(rounds: int, steps: int, progress: Progress) -> dict[str, Any]:
     x = random.normal(SHAPE, 0)
     problem = Problem(denoiser, times)
 
-    def ours(solver: TableSolver) -> Callable[[], Tensor]:
+    def ours(solver: Solver) -> Callable[[], Tensor]:
         return torch.no_grad()(lambda: solver.integrate(problem, x))
 
     runs: dict[str, Callable[[], object]] = {f"tweed {name}": ours(solver) for name, solver in OURS.items()}
+    runs |= _starts(steps)
     runs["tweed.sample, all of it"] = lambda: sample(denoiser, x, solver=OURS[MAIN], times=times)
     if importlib.util.find_spec("diffusers") is not None:
         runs |= {f"diffusers {name}": _loop(name, steps, x, **options) for name, options in THEIRS.items()}
@@ -96,6 +101,28 @@ def _cpu(rounds: int, steps: int, progress: Progress) -> dict[str, Any]:
         "holds": None if base is None and holds else holds,
         "gpu": None,
     }
+
+
+def _starts(steps: int) -> dict[str, Callable[[], object]]:
+    """What starts cost beside the network, as if a step: a jump of four images, and an iteration of a chain."""
+    from tweed.core.exact import MixtureDenoiser, fit_gaussian
+    from tweed.starts import DenoisingMCMC, ExactNoiseLevel, gaussian_jump, log_levels
+
+    process = processes.VP()
+    data = random.normal((64, SHAPE[1]), 1)
+    gaussian, model = fit_gaussian(data, process), MixtureDenoiser(data[:4], 0.1, None, process)
+    kernel, denoiser = DenoisingMCMC(ExactNoiseLevel(model, log_levels(0.02, 10.0, 50))), _denoiser()
+    chain = kernel.begin(random.normal(SHAPE, 2))
+    x = random.normal(SHAPE, 3)
+
+    def jump() -> object:
+        return [gaussian_jump(gaussian, x, 0.5) for _ in range(steps)]
+
+    @torch.no_grad()
+    def move() -> object:
+        return [kernel.move(denoiser, chain) for _ in range(steps)]
+
+    return {"tweed start, gaussian_jump": jump, "tweed start, DenoisingMCMC.move": move}
 
 
 def _denoiser(device: str = "cpu") -> NetworkDenoiser:
