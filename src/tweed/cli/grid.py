@@ -76,8 +76,6 @@ def run(
         title=f"{describe(chosen)}, {steps} steps",
         right=("level", "log(alpha / sigma)"),
     )
-    console().print(
-        f"error {found.error:.3g} against {found.baseline:.3g} on the best fixed grid (geometric mean over {starts} starts): {out}",
-        markup=False,
-    )
+    gain = f"error {found.error:.3g}, against {found.baseline:.3g} on the best fixed grid"
+    console().print(f"{gain} (geometric mean over {starts} starts): {out}", markup=False)
     return 0
