@@ -1,7 +1,9 @@
 """Analysis: what a learned field is made of, measured against what is known exactly."""
 
 from tweed.analysis.commitment import Commitment, commitment
+from tweed.analysis.conservativity import Conservativity, circulation, conservativity, planes
 from tweed.analysis.explained_variance import ExplainedVariance, explained_variance
+from tweed.analysis.gauge import Decomposition, decompose, gauge_residual, linear_gaussian
 from tweed.analysis.gaussian_phase import (
     GaussianPhase,
     emergence,
@@ -10,6 +12,8 @@ from tweed.analysis.gaussian_phase import (
     sensitivity,
     settled_variance,
 )
+from tweed.analysis.intrinsic_dimension import Dimensions, intrinsic_dimension
+from tweed.analysis.jacobian import asymmetry, score_jacobian
 from tweed.analysis.ode_sde_gap import Gap, GaussianLaws, gaussian_laws, ode_sde_gap
 from tweed.analysis.trajectory import (
     Geometry,
@@ -21,20 +25,32 @@ from tweed.analysis.trajectory import (
 
 __all__ = [
     "Commitment",
+    "Conservativity",
+    "Decomposition",
+    "Dimensions",
     "ExplainedVariance",
     "Gap",
     "GaussianLaws",
     "GaussianPhase",
     "Geometry",
+    "asymmetry",
+    "circulation",
     "commitment",
+    "conservativity",
+    "decompose",
     "emergence",
     "endpoint_coefficients",
     "endpoint_estimates",
     "explained_variance",
+    "gauge_residual",
     "gaussian_laws",
     "gaussian_phase",
+    "intrinsic_dimension",
+    "linear_gaussian",
     "ode_sde_gap",
     "order_of_emergence",
+    "planes",
+    "score_jacobian",
     "sensitivity",
     "settled_variance",
     "trajectory_geometry",

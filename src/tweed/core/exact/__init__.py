@@ -4,6 +4,7 @@ from tweed.core.exact.empirical import EmpiricalDenoiser
 from tweed.core.exact.interpolant import MixtureInterpolantDenoiser
 from tweed.core.exact.mixture import GaussianDenoiser, MixtureDenoiser
 from tweed.core.exact.principal import PrincipalGaussian, fit_class_gaussians, fit_gaussian, fit_mixture, psi
+from tweed.core.exact.sphere import SphereDenoiser
 
 __all__ = [
     "EmpiricalDenoiser",
@@ -11,6 +12,7 @@ __all__ = [
     "MixtureDenoiser",
     "MixtureInterpolantDenoiser",
     "PrincipalGaussian",
+    "SphereDenoiser",
     "fit_class_gaussians",
     "fit_gaussian",
     "fit_mixture",
