@@ -22,6 +22,13 @@ from tweed.analysis.trajectory import (
     trajectory_geometry,
     variance_by_time,
 )
+from tweed.analysis.wasserstein_gradient_flow import (
+    free_energy,
+    gaussian_variance,
+    jko_step,
+    relative_fisher,
+    wgf_velocity,
+)
 
 __all__ = [
     "Commitment",
@@ -42,17 +49,22 @@ __all__ = [
     "endpoint_coefficients",
     "endpoint_estimates",
     "explained_variance",
+    "free_energy",
     "gauge_residual",
     "gaussian_laws",
     "gaussian_phase",
+    "gaussian_variance",
     "intrinsic_dimension",
+    "jko_step",
     "linear_gaussian",
     "ode_sde_gap",
     "order_of_emergence",
     "planes",
+    "relative_fisher",
     "score_jacobian",
     "sensitivity",
     "settled_variance",
     "trajectory_geometry",
     "variance_by_time",
+    "wgf_velocity",
 ]
