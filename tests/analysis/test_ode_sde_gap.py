@@ -31,6 +31,32 @@ def test_the_bound_is_above_the_distance_and_both_grow_with_the_error(c):
     assert laws.bound < 5.0 * laws.distance
 
 
+@pytest.mark.parametrize("c", [-0.1, 0.05, 0.2])
+def test_the_laws_are_those_of_the_integrating_factors(c):
+    # d log S = (2 f + g^2 / S) dt: the ODE's variance goes as S^(1+c) alpha^(-2c), the SDE's with M = S^(2+2c) alpha^(-2-4c).
+    from scipy.integrate import quad
+
+    def at(t):
+        level = VP.level(t)
+        return level.alpha, level.alpha**2 * 0.5 + level.sigma**2
+
+    def factor(t):
+        alpha, marginal = at(t)
+        return marginal ** (2.0 + 2.0 * c) * alpha ** (-2.0 - 4.0 * c)
+
+    def source(t):
+        return factor(end) / factor(t) * VP.diffusion(torch.tensor(t, dtype=torch.float64)).item() ** 2
+
+    end, first = VP.t_min, VP.level(1.0).sigma ** 2
+    (a0, s0), (a1, s1) = at(end), at(1.0)
+    ode = first * (s0 / s1) ** (1.0 + c) * (a0 / a1) ** (-2.0 * c)
+    sde = first * factor(end) / factor(1.0) + quad(source, end, 1.0, epsabs=1e-11, epsrel=1e-9, limit=200)[0]
+    laws = gaussian_laws(VP, 0.5, c)
+    assert laws.ode == pytest.approx(ode, abs=1e-5)
+    assert laws.sde == pytest.approx(sde, abs=1e-5)
+    assert laws.distance == pytest.approx(abs(ode**0.5 - sde**0.5), abs=1e-5)
+
+
 def test_samples_have_the_laws_of_the_closed_form():
     exact = GaussianDenoiser(torch.zeros(1), 0.5, VP)
     wrong = FunctionDenoiser(lambda x, t: 1.1 * exact(x, t).score, VP, targets.Score(), event=(1,))

@@ -99,12 +99,32 @@ def test_the_weight_rises_and_points_lie_where_they_are_said_to():
         objective(model, objective.prepare(process, batch, seed=1, step=0) | {}, seed=1, step=s) for s in (0, 30)
     )
     base = objective.base(
-        model, {k: v for k, v in objective.prepare(process, batch, seed=1, step=0).items() if k != "place"}
+        model, {k: v for k, v in objective.prepare(process, batch, seed=1, step=0).items() if k in ("x", "t", "noise")}
     )
     torch.testing.assert_close((late - base), 10.0 * (early - base), rtol=1e-3, atol=1e-3)
     place = objective.prepare(process, batch, seed=1, step=0)["place"]
     assert 0.35 < (place.abs() > 5.0).double().mean().item() < 0.55
     assert bool((place.abs() <= 40.0).all())
+
+
+@pytest.mark.parametrize("trace", ["exact", "hutchinson"])
+def test_a_slice_of_a_prepared_batch_has_its_losses_in_the_whole(trace):
+    process = processes.VP()
+    options = {"name": "mlp", "dim": 3, "out_dim": 1, "width": 16, "depth": 1, "activation": "tanh", "norm": False}
+    model = tw.PotentialDenoiser(tw.nets.build({**options, "zero_init": False}, 1), process, data_std=1.0, event=(3,))
+    objective, data = FokkerPlanck(trace=trace), random.normal((8, 3), 7)
+    batch = objective.prepare(process, {"x": data}, seed=1, step=2)
+    whole = objective(model, batch, seed=1, step=2)
+    half = objective(model, {name: value[4:] for name, value in batch.items()}, seed=1, step=2)
+    torch.testing.assert_close(half, whole[4:])
+    other = objective.prepare(process, {"x": data[4:]}, seed=1, step=2, offset=4, total=8)
+    torch.testing.assert_close(objective(model, other, seed=1, step=2), whole[4:])
+
+
+@pytest.mark.parametrize("trace", ["exact", "hutchinson"])
+def test_empty_batches(trace):
+    model = tw.PotentialDenoiser(network(), processes.VP(), data_std=1.0, event=(1,))
+    assert FokkerPlanck(trace=trace)(model, {"x": torch.zeros(0, 1)}, seed=1).shape == (0,)
 
 
 def test_bad_input():
@@ -115,6 +135,10 @@ def test_bad_input():
         log_fp_residual(phi, processes.VP(), X, T[:3])
     with pytest.raises(InputError, match="trace"):
         log_fp_residual(phi, processes.VP(), X, T, "other")
+    with pytest.raises(InputError, match="probes"):
+        log_fp_residual(phi, processes.VP(), X, T, "hutchinson", probes=0)
+    with pytest.raises(InputError, match="bound"):
+        FokkerPlanck(bound=0.0)
     for options in ({"weight": -1.0}, {"share": 2.0}, {"box": 0.0}, {"ramp": -1}):
         with pytest.raises(InputError, match="weight, share"):
             FokkerPlanck(**options)

@@ -209,10 +209,14 @@ def stage_steps(
 
 
 def as_rows(steps: Steps, times: Sequence[float] | Tensor) -> tuple[tuple[Row, ...], ...]:
-    """The rows of each step; those taken by Euler, for all samples where each has its own times, are one line."""
+    """The rows of each step; those taken by Euler are one line.
+
+    Where each sample has times of its own, that holds for steps that all samples take by Euler, if the times are at hand on
+    the CPU: no value is read from another device. There the further evaluations of such a step count for nothing.
+    """
     count = len(times) - 1
     if isinstance(times, Tensor):
-        alone = steps.euler.flatten(1).all(1).tolist() if steps.euler.ndim > 1 else [False] * count
+        alone = steps.euler.flatten(1).all(1).tolist() if steps.euler.is_cpu else [False] * count
         return tuple(
             (_first(_pick(steps.rows[-1], i)),) if alone[i] else tuple(_pick(row, i) for row in steps.rows)
             for i in range(count)

@@ -10,12 +10,13 @@ and what a potential network misses of it, the residual R, is added to the regre
 of the process's own clock, `R sigma^2 / g^2` has no unit, and one weight serves all noise levels.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tweed.core import random, targets
@@ -29,6 +30,8 @@ from tweed.training.objectives import Batch, DenoisingLoss, conditions
 LogDensity = Callable[[Tensor, Tensor], Tensor]
 """`(x, t) -> (b,)`, differentiable in both; `t` of shape (b,)."""
 
+_ADDED = ("place", "probe_row")
+
 
 def log_fp_residual(
     phi: LogDensity,
@@ -39,6 +42,7 @@ def log_fp_residual(
     *,
     seed: int = 0,
     probes: int = 1,
+    index: int | Int[Tensor, " b"] = 0,
     scaled: bool = False,
 ) -> Float[Tensor, " b"]:
     """The residual of the log Fokker-Planck equation at states and times, shape (b,); zero for a true log density.
@@ -49,24 +53,28 @@ def log_fp_residual(
         phi: the log density.
         trace: of the Hessian: "exact", with one second derivative for each element, or "hutchinson", an unbiased estimate
             with random signs.
-        seed, probes: of the estimate.
-        scaled: in units of the process's clock, times `sigma^2 / g^2`.
+        seed, probes, index: of the estimate: its address, the number of sign vectors, and the rows of the samples (see
+            `tweed.core.random`).
+        scaled: in units of the process's clock, times `sigma^2 / g^2`. At t = 0, and at t = 1 where alpha is 0 there, it
+            may be 0 / 0: times strictly between are meant.
 
     Raises:
         IncompatibleError: the process has an endpoint.
-        InputError: `t` is not one time a sample.
+        InputError: `t` is not one time a sample, or no probes.
     """
     choose("trace", trace, ("exact", "hutchinson"))
     if process.endpoint != "none":
         raise IncompatibleError(f"process: {type(process).__name__} has an endpoint; expected a Gaussian process")
     if t.shape != (len(x),):
         raise InputError(f"t: shape {tuple(t.shape)} was given; expected one time a sample, ({len(x)},)")
+    if probes < 1:
+        raise InputError(f"probes: {probes} was given; expected at least 1")
     keep = torch.is_grad_enabled()
     with torch.enable_grad():
         x, t = x.detach().requires_grad_(), t.detach().double().requires_grad_()
         value = phi(x, t)
         gradient, speed = torch.autograd.grad(value.sum(), (x, t), create_graph=True, materialize_grads=True)
-        laplacian = _laplacian(gradient, x, trace, seed, probes, keep)
+        laplacian = _laplacian(gradient, x, trace, seed, probes, index, keep)
     with torch.set_grad_enabled(keep):
         rate = (process.alpha_dot(t) / process.alpha(t)).detach()
         square = process.diffusion(t).detach() ** 2
@@ -76,7 +84,9 @@ def log_fp_residual(
         return residual * (process.sigma(t).detach() ** 2 / square) if scaled else residual
 
 
-def _laplacian(gradient: Tensor, x: Tensor, trace: str, seed: int, probes: int, keep: bool) -> Float[Tensor, " b"]:
+def _laplacian(
+    gradient: Tensor, x: Tensor, trace: str, seed: int, probes: int, index: int | Tensor, keep: bool
+) -> Float[Tensor, " b"]:
     """The trace of the Jacobian of `gradient`."""
 
     def second(direction: Tensor) -> Tensor:
@@ -86,7 +96,8 @@ def _laplacian(gradient: Tensor, x: Tensor, trace: str, seed: int, probes: int, 
         return (product * direction).flatten(1).sum(1)
 
     if trace == "hutchinson":
-        signs = (random.rademacher(x.shape, seed, draw=k, dtype=x.dtype, device=x.device) for k in range(probes))
+        options: dict[str, Any] = {"index": index, "dtype": x.dtype, "device": x.device}
+        signs = (random.rademacher(x.shape, seed, draw=k, **options) for k in range(probes))
         return sum((second(sign) for sign in signs), torch.zeros(len(x), dtype=x.dtype, device=x.device)) / probes
     total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     for k in range(x[0].numel() if len(x) else 0):
@@ -114,7 +125,7 @@ class FokkerPlanck:
         bound: residuals are clipped at it (in absolute value), so that single points near t = 0 do not decide a step.
 
     Raises:
-        InputError: a negative weight or a share outside [0, 1].
+        InputError: a negative weight, a share outside [0, 1], a box or a bound that is not positive, or a negative ramp.
         IncompatibleError: (on use) the denoiser has no potential.
     """
 
@@ -128,6 +139,8 @@ class FokkerPlanck:
 
     def __post_init__(self):
         choose("trace", self.trace, ("exact", "hutchinson"))
+        if not self.bound > 0.0:
+            raise InputError(f"bound: {self.bound} was given; expected a positive number")
         if not self.weight >= 0.0 or not 0.0 <= self.share <= 1.0 or not self.box > 0.0 or self.ramp < 0:
             raise InputError(
                 f"weight, share, box, ramp: {self.weight}, {self.share}, {self.box}, {self.ramp} were given; expected "
@@ -135,14 +148,21 @@ class FokkerPlanck:
             )
 
     def prepare(self, process, batch, *, seed, step, offset=0, total=None):
-        """The batch with times and noise, as for the regression, and where the residual is taken, `place`."""
+        """The batch with times and noise, as for the regression, and where the residual is taken, `place`.
+
+        `probe_row` is the row of each sample in the whole batch, which its random signs are addressed by: a slice of a
+        prepared batch has the losses that it has in the whole.
+        """
         batch = self.base.prepare(process, batch, seed=seed, step=step, offset=offset, total=total)
         x, rows = batch["x"], len(batch["x"])
         first = step * (total or offset + rows) + offset
-        drawn = random.uniform((rows, x[0].numel() + 1), random.fold(seed, 0xF9), index=first, device=x.device)
+        drawn = random.uniform(
+            (rows, math.prod(x.shape[1:]) + 1), random.fold(seed, 0xF9), index=first, device=x.device
+        )
         inside = (2.0 * drawn[:, 1:] - 1.0).reshape(x.shape) * self.box
         own = process.perturb(x, batch["t"], batch["noise"])
-        return {**batch, "place": torch.where(left(drawn[:, 0] < self.share, own) > 0, inside.to(own), own)}
+        place = torch.where(left(drawn[:, 0] < self.share, own) > 0, inside.to(own), own)
+        return {**batch, "place": place, "probe_row": torch.arange(offset, offset + rows, device=x.device)}
 
     def __call__(self, denoiser: Denoiser, batch: Batch, *, seed: int = 0, step: int = 0) -> Float[Tensor, " b"]:
         """The loss of each sample, shape (b,)."""
@@ -151,10 +171,10 @@ class FokkerPlanck:
                 f"denoiser: {type(denoiser).__name__} has no log density; expected a PotentialDenoiser"
             )
         process = denoiser.process
-        if "place" not in batch:
+        if not all(name in batch for name in _ADDED):
             batch = self.prepare(process, batch, seed=seed, step=step)
         place = batch["place"]
-        plain = {name: value for name, value in batch.items() if name != "place"}
+        plain = {name: value for name, value in batch.items() if name not in _ADDED}
         loss = self.base(denoiser, plain, seed=seed, step=step)
         weight = self.weight * min(1.0, (step + 1) / self.ramp) if self.ramp else self.weight
         if weight == 0.0:
@@ -167,6 +187,7 @@ class FokkerPlanck:
             batch["t"].double(),
             self.trace,
             seed=random.fold(seed, step),
+            index=batch["probe_row"],
             scaled=True,
         )
         return loss + weight * residual.clamp(-self.bound, self.bound).square().to(loss.dtype)
