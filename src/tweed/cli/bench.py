@@ -40,7 +40,8 @@ class Solvers:
     fit: tuple[int, ...] = (10, 20)
     """The budgets that a grid is fitted for; none with `--fit` alone."""
     frechet: int = 0
-    """How many samples the leading solvers are also judged by, with the Frechet distance to the data; 0 for none."""
+    """How many samples the leading solvers are also judged by: the Frechet distances to those of many steps and to the data;
+    0 for none."""
     process: Literal["own", "VP", "EDM", "RectifiedFlow"] = "own"
     """Run the model under another process."""
     scale: float = 1.0
@@ -209,14 +210,15 @@ def _show_solvers(result: dict[str, Any], what: Solvers) -> None:
         _show_grids(result)
     if result["frechet"]:
         cells = [
-            (str(each["budget"]), escape(each["method"]), each["grid"], show(each["rmse"]), show(each["frechet"]))
+            (str(each["budget"]), escape(each["method"]), each["grid"])
+            + tuple(show(each[key]) for key in ("rmse", "frechet_converged", "frechet"))
             for each in result["frechet"]
         ]
         print_table(
-            ("budget", "method", "grid", "RMSE", "Frechet distance"),
+            ("budget", "method", "grid", "RMSE", "to the converged", "to the data"),
             cells,
-            title="samples of the leading solvers, judged against the data",
-            right=("budget", "RMSE", "Frechet distance"),
+            title="Frechet distances of samples of the leading solvers",
+            right=("budget", "RMSE", "to the converged", "to the data"),
         )
     lines = []
     for line in result["summary"]:

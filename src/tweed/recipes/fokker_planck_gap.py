@@ -48,8 +48,8 @@ def run(seed: int, scale: str, progress: Progress) -> Report:
         figures={"tradeoff": lambda: _figure(measured)},
         notes=(
             "Squared Wasserstein distances on a line, exact for the samples; two sets of samples of one law are the floor.",
-            "The figures in the column of the paper are recomputed from the samples that its authors publish, in the plane and at "
-            "their weight 10; the paper itself states them in words.",
+            "The figures in the column of the paper are recomputed from the samples that its authors publish, in the plane and "
+            "at their weight 10; the paper itself states them in words.",
         ),
     )
 

@@ -14,7 +14,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -198,7 +198,7 @@ def _add(x: Tensor, noise: Tensor, scale: Number) -> Tensor:
 
 def _table(solver: TableSolver, problem: Problem) -> Table:
     if isinstance(problem.times, Tensor):
-        return _tensor_table(solver, problem.process, _ById(problem.times))
+        return _tensor_table(solver, problem.process, ById(problem.times))
     return _cached(solver, problem.process, problem.times)
 
 
@@ -208,25 +208,25 @@ def _cached(solver: TableSolver, process: Process, times: tuple[float, ...]) -> 
     return with_endpoint(process, solver.table(process, times), times)
 
 
-class _ById:
-    """A tensor as a cache key: equal only to itself."""
+class ById:
+    """A tensor, or what holds tensors, as a cache key: equal only to itself."""
 
-    __slots__ = ("tensor",)
+    __slots__ = ("value",)
 
-    def __init__(self, tensor: Tensor):
-        self.tensor = tensor
+    def __init__(self, value: Any):
+        self.value = value
 
     def __hash__(self) -> int:
-        return id(self.tensor)
+        return id(self.value)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ById) and other.tensor is self.tensor
+        return isinstance(other, ById) and other.value is self.value
 
 
 @lru_cache(maxsize=8)
-def _tensor_table(solver: TableSolver, process: Process, times: _ById) -> Table:
+def _tensor_table(solver: TableSolver, process: Process, times: ById) -> Table:
     solver.check(process)
-    return with_endpoint(process, solver.table(process, times.tensor), times.tensor)
+    return with_endpoint(process, solver.table(process, times.value), times.value)
 
 
 def with_endpoint(process: Process, table: Table, times: Sequence[float] | Tensor) -> Table:

@@ -4,7 +4,9 @@
 A sampler's state is not a draw of the marginal that the network was trained on: it carries the errors of the steps so
 far. In many dimensions the noise that it does carry can be read off it: the sample variance `v` of its elements is close
 to `sigma(t)^2` where that of the data is small. After each step the state is given the time, within a window around the
-nominal one, whose variance is nearest to `v` (their Eq. 12); the network is asked there, and the next step starts there.
+nominal one, whose variance is nearest to `v` (their Eq. 12); the network is asked there, and the next step starts there. The
+candidates are 1025 times across the window (the paper's are the whole steps of 1000), so that all of a base's coefficients
+are known before the run, and a step only looks them up.
 
 The variance of the marginal is `sigma^2`, or `sigma^2 + alpha^2 v_0` where the mean variance `v_0` of the elements of a
 sample of the data is given: then the data's share is no longer taken for noise, and the cutoff may be lower.
@@ -13,7 +15,7 @@ sample of the data is given: then the data's share is no longer taken for noise,
 import math
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -23,20 +25,35 @@ from torch import Tensor
 from tweed.core import targets
 from tweed.core.denoiser import Denoiser, Wrapper
 from tweed.core.processes import Process
-from tweed.core.time import left
+from tweed.core.targets import Target
 from tweed.errors import IncompatibleError, InputError, choose
 from tweed.solvers.base import Problem, Solver, State, require_gaussian
 from tweed.solvers.ddim import DDIM
-from tweed.solvers.table import TableSolver, follow, with_endpoint
+from tweed.solvers.table import READ, ById, TableSolver, with_endpoint
 
-_NODES = 1001
+_CANDIDATES = 1025
+
+
+class _Shift(NamedTuple):
+    """What a state at the start of a step may be taken for.
+
+    Attributes:
+        times: the candidates, shape (k,), rising.
+        borders: the variances half way between those of neighbours, shape (k - 1,).
+        step: from each candidate to each end, (k,) and (k,), for a base that steps exactly.
+    """
+
+    times: Tensor
+    borders: Tensor
+    step: tuple[Tensor, Tensor] | None
 
 
 class _Memory(NamedTuple):
-    """The base solver's memory, and the time that each sample is taken for, shape (b,); None before the first shift."""
+    """The base solver's memory, the shift at each step's start, and the candidate that each sample is taken for, (b,)."""
 
     base: Any
-    label: Tensor | None = None
+    shifts: tuple[_Shift | None, ...]
+    place: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +119,7 @@ class TimeShift(Solver):
         require_gaussian(self, process)
         self.base.check(process)
         if self.window > 0.0 and self.cutoff < 1.0:
-            _variances(process, self.data_variance, self._lowest)
+            _check_rising(process, self.data_variance, self._lowest)
 
     def init(self, problem: Problem, x: Float[Tensor, "b *event"]) -> State:
         times = problem.times
@@ -111,39 +128,33 @@ class TimeShift(Solver):
         if math.prod(x.shape[1:]) < 2:
             raise InputError(f"x: samples of shape {tuple(x.shape[1:])} were given; a variance needs two elements")
         state = self.base.init(problem, x)
-        return State(x, _Memory(state.memory))
+        return State(x, _Memory(state.memory, _shifts(self, problem.process, tuple(times), x.device)))
 
     def step(self, problem: Problem, state: State, i: int) -> State:
-        x, (memory, label) = state
-        t, u = problem.times[i], problem.times[i + 1]
-        if self.variant == "target-only":
-            return self._to_shifted(problem, x, memory, i)
-        if label is None:
+        x, (memory, shifts, place) = state
+        shift = shifts[i]
+        if shift is None:
             x, memory = self.base.step(problem, State(x, memory), i)
-        elif _exact(self.base, problem.process):
-            x = _one_step(self.base, problem, x, label, u, i)  # type: ignore[arg-type]
+        elif self.variant == "target-only":
+            place = _place(problem, x, problem.times[i + 1], shift)
+            x = _one_step(self.base, problem, x, problem.times[i], shift, place, i)  # type: ignore[arg-type]
         else:
-            told = replace(problem, denoiser=_Relabelled(problem.denoiser, float(t), label))
-            x, memory = self.base.step(told, State(x, memory), i)
-        shifted = self.window > 0.0 and u > self.cutoff
-        return State(x, _Memory(memory, self.label(problem, x, float(u)) if shifted else None))
+            assert place is not None
+            label = shift.times.index_select(0, place)
+            if shift.step is not None:
+                x = _one_step(self.base, problem, x, label, shift, place, i)  # type: ignore[arg-type]
+            else:
+                told = _Relabelled(problem.denoiser, float(problem.times[i]), label)
+                x, memory = self.base.step(replace(problem, denoiser=told), State(x, memory), i)
+        after = shifts[i + 1] if i + 1 < len(shifts) and self.variant == "paper" else None
+        place = None if after is None else _place(problem, x, problem.times[i + 1], after)
+        return State(x, _Memory(memory, shifts, place))
 
     def label(self, problem: Problem, x: Float[Tensor, "b *event"], t: float) -> Float[Tensor, " b"]:
-        """The time within the window around `t` whose marginal has each sample's variance, float64."""
-        if len(x) == 0:
-            return torch.empty(0, dtype=torch.float64, device=x.device)
-        low, high = max(t - 0.5 * self.window, 0.0), min(t + 0.5 * self.window, problem.process.t_max)
-        known, times = _variances(problem.process, self.data_variance, self._lowest)
-        return _time_of(problem, x, t, known, times).clamp(low, max(high, low))
-
-    def _to_shifted(self, problem: Problem, x: Tensor, memory: Any, i: int) -> State:
-        t, u = problem.times[i], problem.times[i + 1]
-        if i == 0 or self.window == 0.0 or u <= self.cutoff or not _exact(self.base, problem.process):
-            return _nominal(self.base, problem, x, memory, i)
-        target = self.label(problem, x, float(u)).clamp(max=float(t))
-        here = torch.full_like(target, float(t))
-        x = _one_step(self.base, problem, x, here, target, i)  # type: ignore[arg-type]
-        return State(x, _Memory(memory))
+        """The time within the window around `t` whose marginal has nearly each sample's variance, float64 (Eq. 12)."""
+        times, borders = _candidates(self, problem.process, t)
+        shift = _Shift(times.to(x.device), borders.to(x.device), None)
+        return shift.times[_place(problem, x, t, shift)]
 
 
 class EpsilonScaling(Wrapper):
@@ -176,11 +187,6 @@ class _Relabelled(Wrapper):
         return self.denoiser(x, self.own if not isinstance(t, Tensor) and t == self.t else t, **cond)
 
 
-def _nominal(base: Solver, problem: Problem, x: Tensor, memory: Any, i: int) -> State:
-    x, memory = base.step(problem, State(x, memory), i)
-    return State(x, _Memory(memory))
-
-
 @lru_cache(maxsize=64)
 def _exact(base: Solver, process: Process) -> bool:
     """Whether the base has one line a step, on the present estimate alone."""
@@ -192,35 +198,83 @@ def _exact(base: Solver, process: Process) -> bool:
     )
 
 
-def _one_step(base: TableSolver, problem: Problem, x: Tensor, t: Tensor, u: float | Tensor, i: int) -> Tensor:
-    """One step of the base from each sample's time to its next, with the noise of step `i`."""
-    times = torch.stack((t, u if isinstance(u, Tensor) else torch.full_like(t, u)))
-    table = with_endpoint(problem.process, base.table(problem.process, times), times)
-    x, _ = follow(problem, table, (0,), x, (), noisy=False)
-    noise = table.steps[0][0].noise
-    return x + left(noise, x) * problem.noise(x, i) if base.stochastic else x  # type: ignore[arg-type]
+@lru_cache(maxsize=64)
+def _shifts(
+    solver: TimeShift, process: Process, times: tuple[float, ...], device: torch.device
+) -> tuple[_Shift | None, ...]:
+    exact, paper = _exact(solver.base, process), solver.variant == "paper"
+    shifts: list[_Shift | None] = [None]
+    for t, u in islice(pairwise(times), 1, None):
+        around = t if paper else u
+        if solver.window == 0.0 or around <= solver.cutoff or not (exact or paper):
+            shifts.append(None)
+            continue
+        known, borders = _candidates(solver, process, around, None if paper else t)
+        step = (known, torch.full_like(known, u)) if paper else (torch.full_like(known, t), known)
+        shifts.append(_Shift(known.to(device), borders.to(device), step if exact else None))
+    return tuple(shifts)
 
 
-def _time_of(problem: Problem, x: Tensor, t: float, known: Tensor, times: Tensor) -> Tensor:
-    """The time at which the marginal has the variance of each sample's elements, by interpolation in a table."""
-    process = problem.process
-    known, times = known.to(x.device), times.to(x.device)
-    if process.endpoint != "none" and problem.y is not None:
-        x = x.sub(problem.y.to(x), alpha=process.level(t).beta)
-    variance = x.flatten(1).var(1).double()
-    place = torch.searchsorted(known, variance).clamp_(1, _NODES - 1)
-    below, above = known[place - 1], known[place]
-    return torch.lerp(times[place - 1], times[place], ((variance - below) / (above - below)).clamp_(0.0, 1.0))
+def _candidates(solver: TimeShift, process: Process, t: float, highest: float | None = None) -> tuple[Tensor, Tensor]:
+    """The times of the window around `t`, and the variances half way between those of their marginals."""
+    top = process.t_max if highest is None else highest
+    low, high = max(t - 0.5 * solver.window, 0.0), min(t + 0.5 * solver.window, top)
+    times = torch.linspace(low, max(low, high), _CANDIDATES, dtype=torch.float64)
+    variance = _variance(process, solver.data_variance, times)
+    return times, 0.5 * (variance[1:] + variance[:-1])
+
+
+@lru_cache(maxsize=1024)
+def _lines(base: TableSolver, process: Process, shift: ById, target: Target) -> Tensor:
+    """The base's step from each candidate, as a combination of state, answer to `target`, noise and endpoint: (4, k)."""
+    start, end = times = torch.stack(shift.value.step)
+    table = with_endpoint(process, base.table(process, times), times)
+    ((row,),) = table.steps
+    read = targets.convert(process, target, READ[table.form], start)
+    (weight,) = (b for b in row.estimates if isinstance(b, Tensor))
+    numbers = (
+        row.state + weight * read.state,
+        weight * read.answer,
+        row.noise,
+        row.endpoint + weight * read.endpoint,
+    )
+    lines = [torch.as_tensor(number, dtype=torch.float64).expand(len(end)) for number in numbers]
+    return torch.stack(lines).to(shift.value.times.device)
+
+
+def _one_step(
+    base: TableSolver, problem: Problem, x: Tensor, t: float | Tensor, shift: _Shift, place: Tensor, i: int
+) -> Tensor:
+    """One step of the base by a line of its own for each sample, with the noise of step `i`."""
+    estimate = problem.denoiser.call(x, t, **problem.cond)
+    lines = _lines(base, problem.process, ById(shift), estimate.target).index_select(1, place)
+    answer = estimate.answer.to(x.dtype)
+    lines = lines.to(x.real.dtype).view(4, -1, *(1,) * (x.ndim - 1))
+    state, scale, noise, endpoint = lines.unbind()
+    x = torch.addcmul(x * state, answer, scale)
+    if problem.process.endpoint != "none" and problem.y is not None:
+        x = torch.addcmul(x, problem.y.to(x.dtype), endpoint)
+    return torch.addcmul(x, problem.noise(x, i), noise) if base.stochastic else x
+
+
+def _place(problem: Problem, x: Tensor, t: float | Tensor, shift: _Shift) -> Tensor:
+    """Which candidate's variance is nearest to that of each sample's elements, shape (b,)."""
+    if len(x) == 0:
+        return torch.empty(0, dtype=torch.int64, device=x.device)
+    if problem.process.endpoint != "none" and problem.y is not None:
+        x = x.sub(problem.y.to(x), alpha=problem.process.level(float(t)).beta)
+    return torch.searchsorted(shift.borders, x.flatten(1).var(1).double())
+
+
+def _variance(process: Process, data_variance: float | None, t: Tensor) -> Tensor:
+    return process.sigma(t) ** 2 + (data_variance or 0.0) * process.alpha(t) ** 2
 
 
 @lru_cache(maxsize=64)
-def _variances(process: Process, data_variance: float | None, low: float) -> tuple[Tensor, Tensor]:
-    """The variance of the marginals at times from `low` to 1, and these times."""
-    times = torch.linspace(low, 1.0, _NODES, dtype=torch.float64)
-    known = process.sigma(times) ** 2 + (data_variance or 0.0) * process.alpha(times) ** 2
+def _check_rising(process: Process, data_variance: float | None, low: float) -> None:
+    known = _variance(process, data_variance, torch.linspace(low, 1.0, _CANDIDATES, dtype=torch.float64))
     if bool((known[1:] <= known[:-1]).any()):
         raise IncompatibleError(
             f"data_variance: {data_variance} was given; with it the variance of {type(process).__name__}'s marginal does "
             f"not rise in time above {low}, and tells nothing of the time"
         )
-    return known, times
