@@ -3,6 +3,7 @@
 from tweed.core.exact.empirical import EmpiricalDenoiser
 from tweed.core.exact.interpolant import MixtureInterpolantDenoiser
 from tweed.core.exact.mixture import GaussianDenoiser, MixtureDenoiser
+from tweed.core.exact.posterior import MixturePosterior
 from tweed.core.exact.principal import PrincipalGaussian, fit_class_gaussians, fit_gaussian, fit_mixture, psi
 from tweed.core.exact.sphere import SphereDenoiser
 
@@ -11,6 +12,7 @@ __all__ = [
     "GaussianDenoiser",
     "MixtureDenoiser",
     "MixtureInterpolantDenoiser",
+    "MixturePosterior",
     "PrincipalGaussian",
     "SphereDenoiser",
     "fit_class_gaussians",

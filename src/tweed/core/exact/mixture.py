@@ -82,8 +82,13 @@ class MixtureDenoiser(Denoiser):
             x = x - left(self.process.beta(t), x) * self.process._require(y, "denoiser", x).to(x)
         return x
 
+    def _given(self, cond: dict) -> tuple[Tensor, Tensor]:
+        """Means (k, d) and log weights (k,) of the data; with a leading b where each sample has a mixture of its own."""
+        return self.means, self.log_weights
+
     def _components(self, x: Tensor, t: Time, cond: dict) -> tuple[Tensor, Tensor]:
         """Log joint weights (b, k) and posterior means (b, k, d) of the components."""
+        means, log_weights = self._given(cond)
         if tuple(x.shape[1:]) != self.event:
             raise InputError(
                 f"x: shape {tuple(x.shape)} was given; expected (batch, {', '.join(map(str, self.event))})"
@@ -96,19 +101,19 @@ class MixtureDenoiser(Denoiser):
             (left(c, x) * (full if c.ndim > 1 else 1.0)).reshape(flat.shape if c.ndim > 1 else (-1, 1, 1))
             for c in (self.process.alpha(time), self.process.sigma(time))
         )
-        centered = flat - alpha * self.means
+        centered = flat - alpha * means
         if self.vectors is None:
             variance = (alpha**2 * self.values + sigma**2).clamp_min(1e-300)
             gain = alpha * self.values / variance
             quadratic = (centered**2 / variance).sum(-1)
             volume = variance.expand(centered.shape).log().sum(-1)
-            posterior = self.means + gain * centered
+            posterior = means + gain * centered
         elif time.ndim <= 1:
             variance = (alpha**2 * self.values + sigma**2).clamp_min(1e-300)
             turned = torch.einsum("kde,bkd->bke", self.vectors, centered)
             quadratic = (turned**2 / variance).sum(-1)
             volume = variance.log().sum(-1).expand(quadratic.shape)
-            posterior = self.means + torch.einsum("kde,bke->bkd", self.vectors, alpha * self.values / variance * turned)
+            posterior = means + torch.einsum("kde,bke->bkd", self.vectors, alpha * self.values / variance * turned)
         else:
             # A time per element: the noise no longer commutes with the covariance.
             covariance = torch.einsum("kde,ke,kfe->kdf", self.vectors, self.values, self.vectors)
@@ -118,8 +123,8 @@ class MixtureDenoiser(Denoiser):
             solved = torch.cholesky_solve(centered[..., None], factor)[..., 0]
             quadratic = (centered * solved).sum(-1)
             volume = 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-            posterior = self.means + torch.einsum("kdf,bkf->bkd", covariance, alpha * solved)
-        log_joint = self.log_weights - 0.5 * (quadratic + volume + self.means.shape[1] * math.log(2.0 * math.pi))
+            posterior = means + torch.einsum("kdf,bkf->bkd", covariance, alpha * solved)
+        log_joint = log_weights - 0.5 * (quadratic + volume + self.means.shape[1] * math.log(2.0 * math.pi))
         return self._restrict(log_joint, cond), posterior
 
     def _restrict(self, log_joint: Tensor, cond: dict) -> Tensor:
