@@ -21,7 +21,19 @@ from tweed.core.starts import Start
 
 __version__ = "0.1.0"
 
-_ROOMS = ("solvers", "nets", "data", "metrics", "guidance", "starts", "training", "analysis", "science", "recipes")
+_ROOMS = (
+    "solvers",
+    "nets",
+    "data",
+    "metrics",
+    "guidance",
+    "starts",
+    "training",
+    "analysis",
+    "science",
+    "inverse",
+    "recipes",
+)
 _FUNCTIONS = {
     "sample": "solvers",
     "invert": "solvers",

@@ -346,7 +346,6 @@ def test_phi():
         {"form": "velocity"},
         {"solver_type": "heun"},
         {"eta": 1.5},
-        {"eta": 1.0, "form": "noise"},
         {"eta": 1.0, "kind": "singlestep"},
         {"group": True},
         {"start": "singlestep", "kind": "singlestep"},

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tweed.core.processes import Process
+from tweed.core.processes import MeanReverting, Process, Resfusion
 from tweed.core.time import as_time
 from tweed.errors import IncompatibleError, InputError
 
@@ -78,6 +78,46 @@ class Score(Target):
 
 
 @dataclass(frozen=True)
+class MeanRevertingV(Target):
+    """The velocity of mean-reverting diffusion, with `n` its stationary standard deviation and `y` its mean:
+    `u = -(sigma / n) (x_0 - y) + n alpha eps`, so that `x_0 - y = alpha (x - y) - (sigma / n) u`.
+
+    Li et al., "MRS: A Fast Sampler for Mean Reverting Diffusion" (ICLR 2025, arXiv 2502.07856). For `MeanReverting` alone.
+    """
+
+    def row(self, process: Process, t: Tensor) -> Row:
+        if not isinstance(process, MeanReverting):
+            raise IncompatibleError(
+                f"target: MeanRevertingV needs the MeanReverting process; {type(process).__name__} was given"
+            )
+        share = process.sigma(t) / process.noise
+        return Row(-share, process.noise * process.alpha(t), share)
+
+
+@dataclass(frozen=True)
+class DataResidual(Target):
+    """The residual `y - x_0` from the data to the endpoint (RDDM's `I_res`; Liu et al., CVPR 2024)."""
+
+    def row(self, process: Process, t: Tensor) -> Row:
+        one = torch.ones_like(t)
+        return Row(-one, torch.zeros_like(t), one)
+
+
+@dataclass(frozen=True)
+class Resnoise(Target):
+    """`eps + k (y - x_0)`, noise and residual in one: what a step of `Resfusion`'s chain needs, and finite at t = 1.
+
+    Shi et al. (NeurIPS 2024, arXiv 2311.14900), Eq. 12, with `k` as in `Resfusion.residual_share`.
+    """
+
+    def row(self, process: Process, t: Tensor) -> Row:
+        if not isinstance(process, Resfusion):
+            raise IncompatibleError(f"target: Resnoise needs the Resfusion process; {type(process).__name__} was given")
+        share = process.residual_share(t)
+        return Row(-share, torch.ones_like(t), share)
+
+
+@dataclass(frozen=True)
 class EDM(Target):
     """The raw network of EDM's preconditioning, `x_0 = c_skip x/alpha + c_out F` (Karras et al., 2022, Table 1).
 
@@ -97,7 +137,9 @@ class EDM(Target):
         return Row(sigma / (d * norm), -d * alpha / norm, torch.zeros_like(t))
 
 
-BY_NAME: dict[str, type[Target]] = {kind.__name__: kind for kind in (Data, Noise, V, Velocity, Score, EDM)}
+BY_NAME: dict[str, type[Target]] = {
+    kind.__name__: kind for kind in (Data, Noise, V, Velocity, Score, EDM, MeanRevertingV, DataResidual, Resnoise)
+}
 """Every target by the name that configurations and checkpoints use."""
 
 

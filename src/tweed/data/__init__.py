@@ -19,6 +19,7 @@ from tweed.data.densities import (
 from tweed.data.digits import Digits
 from tweed.data.glyphs import CHARACTERS, FONTS, Glyphs
 from tweed.data.mixtures import Mixture, digits_mixture, grid_mixture, random_mixture, ring_mixture
+from tweed.data.phantoms import Phantoms, ellipses, head_volume, moving_blobs, shepp_logan
 
 __all__ = [
     "CHARACTERS",
@@ -29,20 +30,25 @@ __all__ = [
     "Digits",
     "Glyphs",
     "Mixture",
+    "Phantoms",
     "Plane",
     "Tensors",
     "checkerboard",
     "circles",
     "digits_mixture",
     "eight_gaussians",
+    "ellipses",
     "grid_mixture",
+    "head_volume",
     "log_density",
     "moons",
+    "moving_blobs",
     "pinwheel",
     "random_mixture",
     "ring_mixture",
     "rings",
     "s_curve",
+    "shepp_logan",
     "swiss_roll",
     "two_spirals",
 ]

@@ -4,8 +4,10 @@ solution = tw.inverse.PiGDM().solve(model, tw.inverse.Measurement(operator, y, n
 """
 
 from tweed.inverse import operators
+from tweed.inverse.calibration import Calibration, calibrate
 from tweed.inverse.ddrm import DDRM
 from tweed.inverse.diffpir import DiffPIR
+from tweed.inverse.diffusion_mbir import DiffusionMBIR, slice_wise, total_variation
 from tweed.inverse.dps import DPS
 from tweed.inverse.ensemble import EnsemblePosterior
 from tweed.inverse.flow_chef import FlowChef, classifier_cost, masked_reference
@@ -19,7 +21,9 @@ __all__ = [
     "DDRM",
     "DPS",
     "BoundaryCondition",
+    "Calibration",
     "DiffPIR",
+    "DiffusionMBIR",
     "EnsemblePosterior",
     "FlowChef",
     "Measurement",
@@ -27,10 +31,13 @@ __all__ = [
     "PiGDM",
     "REDDiff",
     "Solution",
+    "calibrate",
     "classifier_cost",
     "masked_reference",
     "operators",
     "red_diff_gradient",
     "search_boundary",
+    "slice_wise",
     "squared_error",
+    "total_variation",
 ]

@@ -12,6 +12,8 @@ from tweed.core import random
 from tweed.core.exact import MixtureDenoiser, MixturePosterior
 from tweed.core.processes import VP, Process
 from tweed.data import Digits
+from tweed.inverse.operators import SuperResolution
+from tweed.solvers import Solver, sample
 
 EVENT = (1, 8, 8)
 COMPONENTS, FLOOR = 30, 2e-3
@@ -78,3 +80,61 @@ def spread_of_energy(samples: Float[Tensor, "n b *event"], truth: Float[Tensor, 
 def standard_error(values: Tensor) -> float:
     """Of a mean of independent numbers."""
     return float(values.double().std() / math.sqrt(len(values)))
+
+
+@dataclass(frozen=True, eq=False)
+class Laws:
+    """What restoration methods are compared by: noisy 2x2 means of digits, with the exact law of the clean ones.
+
+    Attributes:
+        world: the digits and their prior.
+        matrix: of the 2x2 means; `NOISE` is the measurement's noise.
+        y: measurements, shape (b, 16); `degraded` their pseudo-inverse, shape (b, 1, 8, 8).
+        truth: exact draws of each posterior, shape (n, b, 1, 8, 8).
+    """
+
+    world: World
+    matrix: Tensor
+    y: Tensor
+    degraded: Tensor
+    truth: Tensor
+
+    def denoiser(self, process: Process) -> MixturePosterior:
+        """`E[x_0 | x_t, measurement]` under a process: an ideal network of restoration."""
+        return self.world.posterior(self.matrix, NOISE, process)
+
+    def samples(
+        self, process: Process, solver: Solver, steps: int, seed: int, times: list[float] | None = None
+    ) -> Tensor:
+        """As many samples of each law as there are true ones, (n, b, 1, 8, 8)."""
+        n, b = self.truth.shape[:2]
+        cond = {"measurement": self.y.repeat(n, 1)}
+        if process.endpoint != "none":
+            cond["y"] = self.degraded.repeat(n, 1, 1, 1)
+        grid = {"steps": steps} if times is None else {"times": times}
+        made = sample(
+            self.denoiser(process), n * b, solver=solver, cond=cond, seed=seed, shape=EVENT, dtype=torch.float64, **grid
+        )
+        return made.reshape(n, b, *EVENT)
+
+    def distance(self, samples: Float[Tensor, "n b *event"]) -> float:
+        """The energy distance to the exact laws; see `spread_of_energy`."""
+        return spread_of_energy(samples, self.truth)
+
+    def psnr(self, samples: Float[Tensor, "n b *event"]) -> float:
+        """Of single samples, in dB, against the digits that were measured."""
+        return psnr(samples.flatten(0, 1), self.world.held.repeat(len(samples), 1, 1, 1))
+
+
+NOISE = 0.05
+
+
+def laws(seed: int, inputs: int, n: int) -> Laws:
+    """The comparison of a seed: `inputs` held-out digits, `n` draws of each law."""
+    digits = world(seed, held=inputs)
+    operator = SuperResolution(EVENT, 2)
+    y = operator(digits.held)
+    y = y + NOISE * random.normal(y.shape, random.fold(seed, 82), dtype=y.dtype)
+    matrix = operator.matrix()
+    truth = digits.posterior(matrix, NOISE).draw(y.flatten(1), n, random.fold(seed, 83))
+    return Laws(digits, matrix, y.flatten(1), operator.pseudo_inverse(y), truth)

@@ -1,7 +1,8 @@
 """DDIM and DDPM: Song, Meng & Ermon, "Denoising Diffusion Implicit Models" (ICLR 2021); Ho et al. (NeurIPS 2020).
 
 From time t to s < t the posterior `q(x_s | x_t, x_0)` has standard deviation
-`std^2 = (sigma_s/sigma_t)^2 (sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2)`; with `c = eta std`,
+`std^2 = (sigma_s/sigma_t)^2 (sigma_t^2 - (kept_t/kept_s)^2 sigma_s^2)`, `kept` what the chain keeps of a state (alpha, but on
+processes that say otherwise); with `c = eta std`,
 `x_s = alpha_s x_0 + sqrt(sigma_s^2 - c^2) eps + c z` (DDIM, Eq. 12, for any process).
 """
 
@@ -42,8 +43,10 @@ class DDIM(TableSolver):
         t = torch.as_tensor(times, dtype=torch.float64) if not isinstance(times, Tensor) else as_time(times)
         alpha, sigma = process.alpha(t), process.sigma(t)
         a, b, s, r = alpha[:-1], alpha[1:], sigma[:-1], sigma[1:]
+        kept = process.carried(t)
+        k = kept[:-1] / kept[1:]
         # x_s = alpha_s x_0 + keep (x_t - alpha_t x_0) / sigma_t + c z, in terms of x_t and x_0.
-        drawn2 = torch.where(b > 0, (r / s) ** 2 * (s**2 - (a / b) ** 2 * r**2), 0.0).clamp_min(0.0)
+        drawn2 = torch.where(kept[1:] > 0, (r / s) ** 2 * (s**2 - k**2 * r**2), 0.0).clamp_min(0.0)
         drawn = self.eta * drawn2.sqrt()
         keep = (r**2 - drawn**2).clamp_min(0.0).sqrt() / s
         return one_evaluation("data", times, keep, (b - keep * a,), drawn)

@@ -36,8 +36,8 @@ class DPMSolver(TableSolver):
             which gives the second derivative half its weight: its error is often smaller below some 30 steps, but it
             converges with order 2 only. By default "taylor" for multistep 3, "midpoint" otherwise.
         eta: how much noise is drawn: the reverse SDE `dx = [f x - (1 + eta^2)/2 g^2 score] dt + eta g dw`. 0 is the
-            ODE, 1 SDE-DPM-Solver++ (2M-SDE at order 2). Needs the multistep data form and falling time. The variance of
-            a Gaussian converges with order 1 at order 1, and 2 at orders 2 and 3.
+            ODE, 1 SDE-DPM-Solver++ (2M-SDE at order 2). Needs the multistep kind and falling time. The variance of a
+            Gaussian converges with order 1 at order 1, and 2 at orders 2 and 3. The noise form needs many more steps.
         lower_order_final: lower the order of multistep over the last steps, so that the last one is of first order. By
             default on grids of fewer than 10 steps, as in the authors' code, and where the last step is more than twice
             as long in log-SNR as the one before. A step from or to an infinite log-SNR is always of first order.
@@ -70,8 +70,8 @@ class DPMSolver(TableSolver):
             choose("solver_type", self.solver_type, ("midpoint", "taylor"))
         if not 0.0 <= self.eta <= 1.0:
             raise InputError(f"eta: {self.eta} was given; expected a number in [0, 1]")
-        if self.eta > 0.0 and (self.kind, self.form) != ("multistep", "data"):
-            raise InputError(f"eta: {self.eta} was given; expected 0 unless kind='multistep' and form='data'")
+        if self.eta > 0.0 and self.kind != "multistep":
+            raise InputError(f"eta: {self.eta} was given; expected 0 unless kind='multistep'")
         choose("start", self.start, ("lower", "singlestep"))
         if self.start == "singlestep" and (self.kind != "multistep" or self.eta > 0.0):
             raise InputError("start: 'singlestep' was given; it is for kind='multistep' and eta=0 alone")

@@ -5,15 +5,15 @@ marginals, by the ODE `dx = [f x - g^2 score / 2] dt` (Eq. 13), whose right-hand
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from tweed.core.processes import Process
 from tweed.core.time import as_time
-from tweed.errors import IncompatibleError
+from tweed.errors import IncompatibleError, choose
 from tweed.solvers.base import require_gaussian
 from tweed.solvers.ddim import one_evaluation
 from tweed.solvers.table import Table, TableSolver
@@ -23,21 +23,29 @@ from tweed.solvers.table import Table, TableSolver
 class EulerMaruyama(TableSolver):
     """First order (weak), one evaluation a step, with the spacing that the grid has.
 
-    Steps are taken in `x - beta y` where the process has an endpoint, so that its motion is exact. (The official code
-    takes `1 / N` for every step on a grid of `N` points, which are `1 / (N - 1)` apart; that is not offered.)
+    (The official code takes `1 / N` for every step on a grid of `N` points, which are `1 / (N - 1)` apart; that is not
+    offered.)
 
     Args:
         probability_flow: follow the ODE instead: no noise, either direction of time, two-sided interpolants too.
         denoise_last: the last step returns its mean, without noise.
+        endpoint: how the drift towards the endpoint is followed where the process has one: "exact", by steps in
+            `x - beta y`, or "euler", by steps in `x` itself, the "reverse diffusion" step of Richter et al. (TASLP 2023)
+            for OUVE. They differ by O(h^2) a step.
 
     Raises:
+        InputError: an unknown `endpoint`.
         IncompatibleError: the grid starts where `alpha = 0` and the forward SDE is singular.
     """
 
     probability_flow: bool = False
     denoise_last: bool = True
+    endpoint: Literal["exact", "euler"] = "exact"
     order: ClassVar[int] = 1
     evaluations: ClassVar[int] = 1  # type: ignore[assignment]
+
+    def __post_init__(self):
+        choose("endpoint", self.endpoint, ("exact", "euler"))
 
     @property
     def stochastic(self) -> bool:
@@ -63,7 +71,14 @@ class EulerMaruyama(TableSolver):
         # score = -eps / sigma.
         towards = step * diffusion**2 / process.sigma(now)
         noise = diffusion * step.abs().sqrt()
-        return one_evaluation("noise", times, 1.0 + rate * step, (towards,), last_without(noise, self.denoise_last))
+        table = one_evaluation("noise", times, 1.0 + rate * step, (towards,), last_without(noise, self.denoise_last))
+        if self.endpoint == "exact" or process.endpoint != "given":
+            return table
+        # The drift is rate (x - beta y) + beta' y.
+        share = step * (process.beta_dot(now) - rate * process.beta(now))
+        shares = share if isinstance(times, Tensor) else share.tolist()
+        steps = tuple((row._replace(endpoint=d),) for (row,), d in zip(table.steps, shares, strict=True))
+        return replace(table, steps=steps, shifted=False)
 
 
 def last_without(noise: Tensor, denoise_last: bool) -> Tensor:

@@ -10,7 +10,8 @@ NeurIPS 2022, Proposition 3.1; "DPM-Solver++", 2022, Proposition 4.1), written o
 
 Where the reverse SDE's noise is scaled by `eta` (0: the ODE, 1: the SDE whose time reversal is the process), the data
 form becomes `a = (sigma_t/sigma_s) exp(-eta^2 h)`, `z = -(1 + eta^2) h`, plus noise of variance
-`sigma_t^2 (1 - exp(-2 eta^2 h))`: the exact transition where `m` is constant.
+`sigma_t^2 (1 - exp(-2 eta^2 h))`: the exact transition where `m` is constant. The noise form keeps `a` and `z`; its `S` is
+`(1 + eta^2) sigma_t`, and the noise's variance `eta^2 sigma_t^2 (exp(2 h) - 1)`.
 
 A method replaces `m` by a polynomial in `u` through `m_0` at u = 0 and others at nodes `c_j`:
 `x_t = a x_s + E m_0 - S z sum_j w_j (m_j - m_0)` with `E = -S (e^z - 1)`, and `sum_j w_j c_j^r = r! phi_{r+1}(z)`.
@@ -117,7 +118,10 @@ class Span:
         if form == "noise":
             _refuse(here.alpha, "alpha", "noise", "data")
             state = there.alpha / here.alpha
-            first, slope, z = there.sigma - state * here.sigma, -there.sigma * extent, extent
+            rate = 1.0 + eta**2
+            first, slope, z = rate * (there.sigma - state * here.sigma), -rate * there.sigma * extent, extent
+            if eta > 0.0:
+                noise = eta * ((state * here.sigma) ** 2 - there.sigma**2).clamp_min(0.0).sqrt()
         else:
             _refuse(here.sigma, "sigma", "data", "noise")
             state, rate = there.sigma / here.sigma, 1.0 + eta**2

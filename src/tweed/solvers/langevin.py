@@ -99,10 +99,16 @@ class Langevin(Corrector):
 
 @dataclass(frozen=True)
 class AnnealedLangevin(Corrector):
-    """`h = 2 a (r sigma_t)^2`: the schedule of annealed Langevin dynamics (Song & Ermon, NeurIPS 2019)."""
+    """`h = 2 a (r sigma_t)^2`: the schedule of annealed Langevin dynamics (Song & Ermon, NeurIPS 2019).
+
+    Args:
+        scaled: whether `a` is the published factor for VP (see `correct`) or 1, as Richter et al. (TASLP 2023) take on OUVE.
+    """
+
+    scaled: bool = True
 
     def size(self, score, noise, sigma, factor):
-        return 2.0 * factor * (self.snr * sigma) ** 2
+        return 2.0 * (factor if self.scaled else 1.0) * (self.snr * sigma) ** 2
 
 
 def _level(problem: Problem, x: Tensor, t: float | Tensor, s: float | Tensor) -> tuple[Number, Number]:

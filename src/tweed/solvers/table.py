@@ -59,10 +59,13 @@ class Table:
     Attributes:
         form: which reading of the estimates the coefficients B multiply.
         steps: the rows of each step of the grid.
+        shifted: whether the rows are in `x - beta y` where the process has an endpoint (see `with_endpoint`); else they
+            say themselves what they take of it.
     """
 
     form: Form
     steps: tuple[tuple[Row, ...], ...]
+    shifted: bool = True
 
     @cached_property
     def memory(self) -> int:
@@ -235,7 +238,7 @@ def with_endpoint(process: Process, table: Table, times: Sequence[float] | Tenso
     A line from time t to time s gains `D = beta(s) - A beta(t)`; a line in velocities, which contain the endpoint's
     motion already, gains nothing.
     """
-    if process.endpoint != "given":
+    if process.endpoint != "given" or not table.shifted:
         return table
     rows = [row for step in table.steps for row in step]
     ends = [row.t for row in rows[1:]] + [times[len(table.steps)]]

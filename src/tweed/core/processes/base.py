@@ -66,6 +66,9 @@ class Process(ABC):
     def _variance_dot(self, t: Times) -> Times:
         return 2.0 * self._sigma(t) * self._sigma_dot(t)
 
+    def _carried(self, t: Times) -> Times:
+        return self._alpha(t)
+
     @abstractmethod
     def _time(self, log_snr: Times) -> Times: ...
 
@@ -90,6 +93,14 @@ class Process(ABC):
     def sigma(self, t: Time) -> Times:
         """The standard deviation of the noise, float64, shape of `t`."""
         return self._sigma(as_time(t))
+
+    def carried(self, t: Time) -> Times:
+        """What the forward chain keeps of a state: from s to t its factor is `carried(t) / carried(s)`.
+
+        It is `alpha`, but where the data and the state are forgotten on different schedules (`Residual`, `Resfusion`); the
+        posterior of a step, and so ancestral sampling, depends on it.
+        """
+        return self._carried(as_time(t))
 
     def alpha_dot(self, t: Time) -> Times:
         """The time derivative of `alpha`."""
@@ -200,8 +211,8 @@ class Process(ABC):
         return start + self._endpoint_share(level) * self._require(y, "prior", start).to(start)
 
     def _endpoint_share(self, level: Level) -> float:
-        # An endpoint-conditioned process starts from `y` itself, as published: `x_0` is close to it.
-        return 1.0 if self.endpoint == "given" else level.beta
+        # An endpoint-conditioned process starts from its mean with `x_0` taken for `y`, as published: they are close.
+        return level.alpha + level.beta if self.endpoint == "given" else level.beta
 
     def _require(self, y: Tensor | None, what: str, like: Tensor) -> Tensor:
         if y is None:

@@ -225,6 +225,10 @@ class Residual(Process):
     def t_max(self) -> float:
         return 1.0 - 1e-3
 
+    def _carried(self, t: Tensor) -> Tensor:
+        # Residual and noise are added to a state that is kept whole.
+        return torch.ones_like(t)
+
     def _alpha(self, t: Tensor) -> Tensor:
         return _REMAINING[self.residual](t)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tweed.core import random
 from tweed.errors import InputError
-from tweed.inverse.operators.base import LinearOperator
+from tweed.inverse.operators.base import LinearOperator, Spectrum
 
 
 class MaskedFourier(LinearOperator):
@@ -43,6 +43,36 @@ class MaskedFourier(LinearOperator):
         masked = torch.fft.ifftshift(y * self.mask.to(y.device), (-2, -1))
         x = torch.fft.fftshift(torch.fft.ifft2(masked, norm="ortho"), (-2, -1))
         return x.real if self.real else x
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """In the Fourier basis. A real sample's coefficients at opposite frequencies are conjugate, so that one that is
+        measured says both: the singular value is sqrt(1 / 2) there, and 1 where both are measured."""
+        mask = torch.fft.ifftshift(self.mask, (-2, -1)).double()
+        values = (0.5 * (mask + _opposite(mask))).sqrt() if self.real else mask
+        axes = (-2, -1)
+
+        def forth(x: Tensor) -> Tensor:
+            return torch.fft.fft2(torch.fft.ifftshift(x, axes), norm="ortho").flatten(1)
+
+        def back(c: Tensor) -> Tensor:
+            c = c.reshape(len(c), *self.event)
+            x = torch.fft.fftshift(torch.fft.ifft2(c.to(c.dtype.to_complex()), norm="ortho"), axes)
+            return x.real if self.real else x
+
+        def observed(y: Tensor) -> Tensor:
+            c = torch.fft.ifftshift(y, axes) * mask.to(y.device, y.real.dtype)
+            if self.real:
+                scale = torch.where(values > 0.0, 0.5 / values, 0.0).to(y.device, y.real.dtype)
+                c = scale * (c + _opposite(c).conj())
+            return c.flatten(1)
+
+        return Spectrum(values.expand(self.event).flatten(), forth, back, observed)
+
+
+def _opposite(c: Tensor) -> Tensor:
+    """At minus the frequency, for the last two axes with the zero frequency first."""
+    return c.flip(-1, -2).roll((1, 1), (-2, -1))
 
 
 def cartesian_mask(
