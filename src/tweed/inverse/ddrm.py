@@ -52,10 +52,8 @@ class DDRM(Method):
             raise IncompatibleError(
                 f"operator: DDRM needs singular values; {type(measurement.operator).__name__} has none. Use PiGDM or DiffPIR"
             )
-        times = levels(denoiser, self.steps, self.grid)
+        times = levels(denoiser, self.steps, self.grid, finite=True)
         marks = [run.process.level(t) for t in times]
-        if marks[0].alpha == 0.0:
-            raise IncompatibleError("denoiser: DDRM starts from x / alpha, and alpha is 0 at the first time")
         s = spectrum.values.to(run.device, dtype)
         known = s > 0.0
         y = torch.where(known, spectrum.observed(run.measurement.y) / s, 0.0)

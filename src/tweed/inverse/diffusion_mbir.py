@@ -81,10 +81,8 @@ class DiffusionMBIR(Method):
         if norm == 0.0:
             raise IncompatibleError(f"operator: {type(operator).__name__} measures nothing")
         grid = self.grid or grids.log_snr
-        times = levels(denoiser, self.steps, partial(grid, end=run.process.t_min))
+        times = levels(denoiser, self.steps, partial(grid, end=run.process.t_min), finite=True)
         marks = [run.process.level(t) for t in times]
-        if marks[0].alpha == 0.0:
-            raise IncompatibleError("denoiser: states are x / alpha here, and alpha is 0 at the first time")
         volumes = (n, run.b, *run.event)
         sweep = _Sweep(self, run, operator, norm, volumes)
         x = run.start(seed, times[0]) / marks[0].alpha

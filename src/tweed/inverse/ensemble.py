@@ -83,11 +83,13 @@ class EnsemblePosterior(Method):
     @torch.no_grad()
     def solve(self, denoiser, measurement, n=1, seed=0, *, cond=None, dtype=torch.float32, watch=None):
         run = Run(denoiser, measurement, n, cond, dtype, watch, "EnsemblePosterior")
+        if measurement.noise == 0.0:
+            raise InputError("measurement: its noise is 0; the ensemble needs a likelihood with a width")
         likelihood = _Likelihood(run.measurement)
         grid = self.grid or grids.uniform
-        times = levels(denoiser, self.steps, grid)
+        times = levels(denoiser, self.steps, grid, finite=True)
         if not math.isfinite(run.process.level(times[-1]).log_snr):
-            times = levels(denoiser, self.steps, partial(grid, end=run.process.t_min))
+            times = levels(denoiser, self.steps, partial(grid, end=run.process.t_min), finite=True)
         advance = self._filter if self.mode == "discrete" else self._continuous
         particles, trace = _start(run, likelihood, seed, times[0], self.start), []
         for i, moved in enumerate(advance(run, likelihood, particles, times, seed), 1):

@@ -140,20 +140,24 @@ class Run:
         if not bool(torch.isfinite(x).all()):
             raise NumericalError(f"{self.method}: the result is not finite; take a smaller step, or more of them")
         self.record(x, 1.0)
-        misfit = torch.stack(self._misfit).reshape(-1, self.n, self.b)
+        misfit = torch.stack(self._misfit).reshape(len(self._misfit), self.n, self.b)
         return Solution(x.reshape(self.n, self.b, *self.event), misfit, self.evaluations, **more)
 
 
-def levels(denoiser: Denoiser, steps: int, grid: Callable[..., Tensor] | None) -> tuple[float, ...]:
-    """A grid from noise to data, as `tweed.sample` makes it.
+def levels(
+    denoiser: Denoiser, steps: int, grid: Callable[..., Tensor] | None, finite: bool = False
+) -> tuple[float, ...]:
+    """A grid from noise to data, as `tweed.sample` makes it; if `finite`, from a time at which alpha is not 0.
 
     Raises:
         InputError: no steps.
     """
     if steps < 1:
         raise InputError(f"steps: {steps} was given; expected at least 1")
-    process = denoiser.process
-    made = (grid or grids.default)(process, steps, start=denoiser.t_max)
+    process, start = denoiser.process, denoiser.t_max
+    if finite and process.level(start).alpha == 0.0:
+        start = process.t_max
+    made = (grid or grids.default)(process, steps, start=start)
     return tuple(made.tolist())
 
 
@@ -245,6 +249,6 @@ def with_score(estimate: Estimate, addition: Tensor, t: float) -> Estimate:
     """The estimate with `addition` to its score: to its data mean, `sigma^2 / alpha` of it (Tweedie's formula)."""
     level = estimate.process.level(t)
     if level.alpha == 0.0:
-        # There the state says nothing of the data, and the data's mean does not say the score.
-        return estimate.replace(targets.Noise(), estimate.eps - level.sigma * addition)
+        # There the state says nothing of the data, and a likelihood has no gradient.
+        return estimate
     return with_data(estimate, estimate.x0 + level.sigma**2 / level.alpha * addition)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -111,7 +112,7 @@ class Laws:
         cond = {"measurement": self.y.repeat(n, 1)}
         if process.endpoint != "none":
             cond["y"] = self.degraded.repeat(n, 1, 1, 1)
-        grid = {"steps": steps} if times is None else {"times": times}
+        grid: dict[str, Any] = {"steps": steps} if times is None else {"times": times}
         made = sample(
             self.denoiser(process), n * b, solver=solver, cond=cond, seed=seed, shape=EVENT, dtype=torch.float64, **grid
         )

@@ -252,7 +252,8 @@ def _figure(shown: Mapping[str, Mapping[str, Any]]) -> Any:
 
     names = list(next(iter(shown.values())))
     figure = Figure(figsize=(13.0, 0.9 * len(names) + 0.5), layout="constrained")
-    for part, (title, images) in zip(figure.subfigures(1, len(shown)), shown.items(), strict=True):
+    parts = list(figure.subfigures(1, len(shown), squeeze=False).flat)
+    for part, (title, images) in zip(parts, shown.items(), strict=True):
         part.suptitle(title, fontsize=10)
         axes = part.subplots(len(names), 8)
         for row, name in zip(axes, names, strict=True):

@@ -225,7 +225,7 @@ def _trained(seed: int, steps: int, progress: Progress, scale: str) -> tuple[lis
             seed=random.fold(seed, 33),
         )
         solver, times = (DDPM(), grid(resfusion)) if name == "Resfusion" else (DDIM(), None)
-        run_with = {"steps": 5} if times is None else {"times": times}
+        run_with: dict[str, Any] = {"steps": 5} if times is None else {"times": times}
         made[name] = sample(model, len(test), solver=solver, cond={"y": given}, seed=random.fold(seed, 34), **run_with)
     quality = {name: psnr(x, test) for name, x in made.items()}
     rows = [

@@ -97,6 +97,9 @@ class Resfusion(Process):
     def _sigma_dot(self, t: Tensor) -> Tensor:
         return self._end * self.base.sigma_dot(self._end * t)
 
+    def _variance_dot(self, t: Tensor) -> Tensor:
+        return self._end * self.base.variance_dot(self._end * t)
+
     def _carried(self, t: Tensor) -> Tensor:
         return self.base.alpha(self._end * t)
 
@@ -124,9 +127,10 @@ def linear_betas(steps: int) -> Float[Tensor, " steps"]:
 
 
 def half_betas(betas: Float[Tensor, " steps"]) -> Float[Tensor, " kept"]:
-    """Betas up to where alpha is nearest to 1/2 (the release's T'), the last one changed so that it is 1/2 exactly.
+    """Betas up to the first alpha at or below 1/2, the last one changed so that it is 1/2 exactly.
 
-    The release leaves a last alpha within 0.01 of 1/2 as it is, and takes its small factor of x_0 for zero.
+    Where that alpha is within 0.01 of 1/2 and the one before is nearer, they end one step earlier, as the release does. The
+    release leaves such a last alpha as it is, and takes its small factor of x_0 for zero.
 
     Raises:
         InputError: alpha never falls to 1/2, or a beta before that is outside (0, 1).
@@ -138,8 +142,8 @@ def half_betas(betas: Float[Tensor, " steps"]) -> Float[Tensor, " kept"]:
     if len(fallen) == 0 or bool((betas[: int(fallen[0])] <= 0.0).any()) or int(fallen[0]) == 0:
         raise InputError(f"betas: {betas.tolist()[:4]}... were given; expected some in (0, 1) that bring alpha to 1/2")
     last = int(fallen[0])
-    before = float(alpha[last - 1]) - 0.5
-    if last > 1 and before <= 0.01 and before < 0.5 - float(alpha[last]):
+    above, below = float(alpha[last - 1]) - 0.5, 0.5 - float(alpha[last])
+    if last > 1 and above < below <= 0.01:
         last -= 1
     end = 1.0 - 0.25 / float(alpha[last - 1]) ** 2
     return torch.cat((betas[:last].double(), torch.tensor([end], dtype=torch.float64)))

@@ -122,7 +122,7 @@ class LinearOperator(Operator):
 
 def real_parts(y: Tensor) -> Float[Tensor, "b m"]:
     """A batch of measurements, flat; complex ones as real and imaginary parts side by side."""
-    return (torch.view_as_real(y) if y.is_complex() else y).reshape(len(y), -1)
+    return (torch.view_as_real(y) if y.is_complex() else y).flatten(1)
 
 
 def inner(a: Tensor, b: Tensor) -> Float[Tensor, " b"]:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -116,25 +117,23 @@ def poisson_disc_mask(
     """
     h, w = shape
     wanted = _count(h * w, acceleration)
-    rows, columns = torch.meshgrid(torch.arange(h) - h // 2, torch.arange(w) - w // 2, indexing="ij")
-    distance = torch.hypot(rows.double() / h, columns.double() / w).flatten() * 2.0
-    disc = torch.hypot(rows.double(), columns.double()).flatten() <= 0.5 * center * min(h, w)
-    order = random.uniform((1, h * w), seed, dtype=torch.float64)[0].argsort()
+    rows, columns = np.mgrid[:h, :w] - np.array([h // 2, w // 2])[:, None, None]
+    distance = 2.0 * np.hypot(rows / h, columns / w)
+    disc = np.hypot(rows, columns) <= 0.5 * center * min(h, w)
+    order = random.uniform((1, h * w), seed, dtype=torch.float64)[0].argsort().tolist()
 
-    def thrown(r0: float) -> Tensor:
-        mask, blocked = disc.reshape(h, w).clone(), disc.reshape(h, w).clone()
-        for k in order.tolist():
-            i, j = divmod(k, w)
+    def thrown(r0: float) -> np.ndarray:
+        mask, blocked = disc.copy(), disc.copy()
+        for i, j in (divmod(k, w) for k in order):
             if blocked[i, j]:
                 continue
             mask[i, j] = True
-            r = r0 * (1.0 + 2.0 * float(distance[k]))
-            reach = math.floor(r)
+            r = r0 * (1.0 + 2.0 * distance[i, j])
+            reach = int(r)
             top, left = max(i - reach, 0), max(j - reach, 0)
             part = blocked[top : i + reach + 1, left : j + reach + 1]
-            di = torch.arange(top, top + part.shape[0])[:, None] - i
-            dj = torch.arange(left, left + part.shape[1]) - j
-            part |= di**2 + dj**2 < r**2
+            down, across = np.arange(top, top + part.shape[0]) - i, np.arange(left, left + part.shape[1]) - j
+            part |= down[:, None] ** 2 + across**2 < r**2
         return mask
 
     low, high = 0.3, 0.5 * math.sqrt(acceleration) + 2.0
@@ -145,7 +144,7 @@ def poisson_disc_mask(
         if abs(int(found.sum()) - wanted) < abs(int(best.sum()) - wanted):
             best = found
         low, high = (middle, high) if int(found.sum()) > wanted else (low, middle)
-    return best
+    return torch.from_numpy(best)
 
 
 def _count(n: int, acceleration: float) -> int:

@@ -227,9 +227,9 @@ def _as_tensor(matrix: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
     with warnings.catch_warnings():
         # Compressed rows are called beta; they come from scipy, whose invariants are these.
         warnings.simplefilter("ignore", UserWarning)
-        parts = (torch.from_numpy(part) for part in (matrix.indptr, matrix.indices))
-        values = torch.from_numpy(matrix.data).to(dtype)
-        return torch.sparse_csr_tensor(*parts, values, matrix.shape, check_invariants=False).to(device)
+        bounds, columns, values = (torch.from_numpy(part) for part in (matrix.indptr, matrix.indices, matrix.data))
+        made = torch.sparse_csr_tensor(bounds, columns, values.to(dtype), matrix.shape, check_invariants=False)
+        return made.to(device)
 
 
 def _filtered(rows: Float[Tensor, "c a s"], filter: str) -> Float[Tensor, "c a s"]:
