@@ -32,6 +32,7 @@ _ROOMS = (
     "analysis",
     "science",
     "inverse",
+    "restoration",
     "recipes",
 )
 _FUNCTIONS = {
@@ -44,7 +45,20 @@ _FUNCTIONS = {
 }
 
 if TYPE_CHECKING:
-    from tweed import analysis, data, guidance, metrics, nets, recipes, science, solvers, starts, training
+    from tweed import (
+        analysis,
+        data,
+        guidance,
+        inverse,
+        metrics,
+        nets,
+        recipes,
+        restoration,
+        science,
+        solvers,
+        starts,
+        training,
+    )
     from tweed.solvers import invert, log_likelihood, sample
     from tweed.training import fit, load, save
 
@@ -84,6 +98,7 @@ __all__ = [
     "fit",
     "grids",
     "guidance",
+    "inverse",
     "invert",
     "load",
     "log_likelihood",
@@ -92,6 +107,7 @@ __all__ = [
     "processes",
     "random",
     "recipes",
+    "restoration",
     "sample",
     "save",
     "science",

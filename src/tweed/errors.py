@@ -29,6 +29,10 @@ class CheckpointError(TweedError):
     """A file of weights or settings is damaged, of an unknown format, or not safe to read."""
 
 
+class MissingPackageError(TweedError, ImportError):
+    """A package is needed that `pip install tweed` does not bring; the message says which."""
+
+
 def choose(argument: str, name: str, options: Mapping[str, Any] | Iterable[str]) -> Any:
     """The entry `name` of `options` (the name itself where `options` is no mapping).
 

@@ -35,6 +35,9 @@ ENDPOINT = {
     "Residual": processes.Residual(),
     "Residual-average": processes.Residual("average", "average", noise=0.01),
     "Residual-increased": processes.Residual("increased", "decreased", noise=0.5),
+    "Resfusion": processes.Resfusion(),
+    "Resfusion-cosine": processes.Resfusion.cosine(50),
+    "Resfusion-VP": processes.Resfusion(processes.VP()),
 }
 LINEAR = GAUSSIAN | ENDPOINT
 TWO_SIDED = {

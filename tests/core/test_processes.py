@@ -409,11 +409,10 @@ def test_prior_is_addressed_by_seed_and_index(process):
     part = process.prior((7, 3), seed=11, index=93, **{k: v[93:100] for k, v in ends.items()})
     assert torch.equal(part, whole[93:100])
     level = process.level(1.0)
-    share = (
-        1.0
-        if process.endpoint == "given" or process in (TWO_SIDED["mirror-brownian-1.0"], TWO_SIDED["mirror-sigmoid-2.0"])
-        else level.beta
-    )
+    # With a given endpoint the data, of which it is a guess, starts as it; mirrors reflect all of theirs.
+    mirror = process in (TWO_SIDED["mirror-brownian-1.0"], TWO_SIDED["mirror-sigmoid-2.0"])
+    share = level.beta + (level.alpha if process.endpoint == "given" else 0.0)
+    share = 1.0 if mirror else share
     residual = (whole - share * y if ends else whole).double()
     assert residual.std().item() == pytest.approx(level.sigma, rel=0.02, abs=1e-6)
     assert abs(residual.mean().item()) < 5 * max(level.sigma, 1e-6) / math.sqrt(30000)

@@ -20,7 +20,10 @@ TARGETS = (
     targets.Score(),
     targets.EDM(),
     targets.EDM(data_std=1.3),
+    targets.DataResidual(),
 )
+# Those that one process alone has.
+OWN = {processes.MeanReverting: targets.MeanRevertingV(), processes.Resfusion: targets.Resnoise()}
 
 
 def over(cases):
@@ -33,7 +36,7 @@ def world(process, n=61):
     x0, eps, y = (torch.randn(n, generator=generator, dtype=torch.float64) for _ in range(3))
     x = process.alpha(t) * x0 + process.beta(t) * y + process.sigma(t) * eps
     answers = {}
-    for target in TARGETS:
+    for target in (*TARGETS, *(target for kind, target in OWN.items() if isinstance(process, kind))):
         row = target.row(process, t)
         answers[target] = row.data * x0 + row.noise * eps + row.endpoint * y
     return t, x, y, answers
@@ -42,7 +45,7 @@ def world(process, n=61):
 @over(LINEAR)
 def test_every_pair_converts_and_comes_back(process):
     t, x, y, answers = world(process)
-    for given, wanted in itertools.product(TARGETS, TARGETS):
+    for given, wanted in itertools.product(answers, answers):
         there = convert(process, given, wanted, t)
         value = there.state * x + there.answer * answers[given] + there.endpoint * y
         scale = 1.0 + answers[wanted].abs().max()
@@ -168,6 +171,10 @@ def test_errors_in_one_target_weigh_as_published_in_the_others():
         (processes.FromBetas.linear(zero_terminal_snr=True), targets.Noise(), False, True),
         (processes.FromBetas.linear(), targets.Noise(), False, False),
         (processes.Residual(), targets.Noise(), False, True),
+        (processes.Residual(), targets.DataResidual(), True, False),
+        (processes.Resfusion(), targets.Noise(), False, True),
+        (processes.Resfusion(), targets.Resnoise(), False, False),
+        (processes.MeanReverting(), targets.MeanRevertingV(), False, False),
         (processes.OUVE(), targets.Noise(), False, False),
         (processes.Interpolant(), targets.Velocity(), False, False),
     ],

@@ -13,7 +13,11 @@ SMALL = {"name": "ncsnpp", "channels": 16, "multipliers": [1, 2], "blocks": 1, "
 
 def complex_input(batch=3):
     shape = (batch, 1, 8, 6)
-    return normal(shape, 1, dtype=torch.complex64), normal(shape, 2, dtype=torch.complex64), torch.linspace(0.1, 1.0, batch)
+    return (
+        normal(shape, 1, dtype=torch.complex64),
+        normal(shape, 2, dtype=torch.complex64),
+        torch.linspace(0.1, 1.0, batch),
+    )
 
 
 def shaken(config, seed=0):
@@ -65,6 +69,19 @@ def test_every_condition_reaches_the_answer():
             assert (changed - base).abs().max() > 1e-3
 
 
+def test_gains_multiply_what_is_known():
+    # With the weights of the last layer at zero, its biases are the gains: the answer is c + 2 (a x + b y).
+    x, y, t = complex_input()
+    net = nets.build({**SMALL, "gains": 2.0, "divide_by_time": False})
+    a, b, c = 0.3 - 0.1j, -0.2 + 0.5j, 0.7 + 0.4j
+    with torch.no_grad():
+        net.answer.weight.zero_()
+        net.answer.bias.copy_(torch.tensor([c.real, a.real, b.real, c.imag, a.imag, b.imag]))
+        torch.testing.assert_close(net(x, t, y), c + 2.0 * (a * x + b * y))
+    plain = shaken({**SMALL, "complex_state": False, "in_channels": 2, "endpoint_channels": 0, "gains": 1.0})
+    assert plain(normal((3, 2, 8, 6), 3), t).shape == (3, 2, 8, 6)
+
+
 def test_resampling_keeps_constants_and_a_ramp_away_from_the_border():
     ones, ramp = torch.ones(1, 2, 8, 8), torch.arange(16.0).expand(1, 1, 8, 16)
     for up in (False, True):
@@ -94,6 +111,8 @@ def test_a_new_network_answers_its_bias_and_learns_everywhere():
         ({"multipliers": []}, "multipliers"),
         ({"attention_levels": [8]}, "attention_levels"),
         ({"patch": [2]}, "patch"),
+        ({"gains": -1.0}, "gains"),
+        ({"gains": 1.0, "endpoint_channels": 2}, "gains"),
     ],
 )
 def test_options_that_do_not_fit(options, message):

@@ -81,7 +81,12 @@ def test_the_grid_is_the_published_one():
     assert speech_grid(OU, 1).tolist() == [1.0, 0.0]
     counted = CountingDenoiser(keep())
     tw.sample(
-        counted, 1, solver=speech_sampler(), steps=30, grid=speech_grid, cond={"y": torch.ones(1, 2, dtype=torch.complex64)}
+        counted,
+        1,
+        solver=speech_sampler(),
+        steps=30,
+        grid=speech_grid,
+        cond={"y": torch.ones(1, 2, dtype=torch.complex64)},
     )
     assert counted.evaluations == 60
 
@@ -231,9 +236,7 @@ def test_without_soundfile_the_error_says_what_to_install(monkeypatch):
 def test_other_processes_and_solvers_take_the_place_of_the_published_ones():
     process = OUVE(stiffness=1e-6)  # no drift: a variance-exploding process
     ratio, t = process.sigma_max / process.sigma_min, torch.linspace(0.1, 1.0, 7, dtype=torch.float64)
-    torch.testing.assert_close(
-        process.sigma(t) ** 2, process.sigma_min**2 * (ratio ** (2 * t) - 1), rtol=1e-5, atol=0
-    )
+    torch.testing.assert_close(process.sigma(t) ** 2, process.sigma_min**2 * (ratio ** (2 * t) - 1), rtol=1e-5, atol=0)
     x0 = normal((2, 3), 1, dtype=torch.complex64)
     torch.testing.assert_close(OU.marginal(x0, 0.7, x0)[0], x0)  # a clean recording stays where it is
     model, gain, _ = posterior()

@@ -21,7 +21,7 @@ EXAMPLES = (
     "tweed restore letter.png --task inpaint --degrade --out out",
     "tweed restore small.png --task sr --factor 2 --method ddrm --n 4",
     "tweed restore scan.npy --task ct --span 180 --noise 0.02",
-    "tweed restore speech.wav --task denoise-speech",
+    "tweed restore speech.wav --task denoise-speech --model runs/speech",
 )
 
 METHODS = ("pigdm", "ddrm", "diffpir", "red-diff", "dps", "flow-chef")
@@ -57,7 +57,8 @@ def run(
         task: inpaint (see `--mask`), sr (an image that is smaller by `--factor`), deblur (`--blur`), ct (a sinogram .npy of
             absorption in [0, 1], angles x detectors over `--span`, in units of pixels), or denoise-speech.
         method: pigdm, ddrm, diffpir, red-diff, dps or flow-chef. PiGDM and DDRM come nearest to samples of the posterior.
-        model: A bundled model, a checkpoint's folder or a Hub id; glyphs, or speech for recordings, by default.
+        model: A bundled model, a checkpoint's folder or a Hub id; glyphs by default. Recordings need one of speech: `tweed train speech`
+            makes it.
         label: A class of the model, by name or number; none by default.
         scale: Classifier-free guidance towards the label.
         degrade: Take the input for clean, and degrade it first.
@@ -81,7 +82,9 @@ def run(
         raise InputError(f"input: {input} is no file")
     out.mkdir(parents=True, exist_ok=True)
     if task == "denoise-speech":
-        facts = _speech(input, model or "speech", steps, n, seed, out, device)
+        if model is None:
+            raise InputError("model: none was given; `tweed train speech` makes one, then pass --model runs/speech")
+        facts = _speech(input, model, steps, n, seed, out, device)
     else:
         import torch
 

@@ -74,7 +74,8 @@ def room_response(
         bounces.append(np.concatenate((np.abs(2 * n), np.abs(2 * n - 1))))
     x, y, z = np.meshgrid(*(o**2 for o in offsets), indexing="ij", sparse=True)
     distance = np.sqrt(x + y + z)
-    order = sum(np.meshgrid(*bounces, indexing="ij", sparse=True))
+    across, along, up = np.meshgrid(*bounces, indexing="ij", sparse=True)
+    order = across + along + up
     near = distance < reach
     distance, order = distance[near], order[near]
     gain = direct / distance * reflection**order
@@ -95,4 +96,5 @@ def random_room(random: np.random.Generator, rate: int = 16000, reverberation: t
     size = random.uniform((3.0, 3.0, 2.5), (8.0, 8.0, 4.0))
     reflection = sabine_reflection(tuple(size), random.uniform(*reverberation))
     source, microphone = (0.4 + (size - 0.8) * random.uniform(size=3) for _ in range(2))
-    return room_response(size, source, microphone, reflection, rate=rate, length=int(0.3 * rate))
+    points = (size.tolist(), source.tolist(), microphone.tolist())
+    return room_response(*points, reflection, rate=rate, length=int(0.3 * rate))

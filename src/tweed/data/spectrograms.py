@@ -66,7 +66,9 @@ class CompressedSTFT:
         """
         length = waveform.shape[-1]
         if length <= self.n_fft // 2:
-            raise InputError(f"waveform: {length} samples were given; expected more than {self.n_fft // 2}, half a frame")
+            raise InputError(
+                f"waveform: {length} samples were given; expected more than {self.n_fft // 2}, half a frame"
+            )
         if multiple < 1:
             raise InputError(f"multiple: {multiple} was given; expected a positive number of frames")
         rows = waveform.reshape(-1, length)

@@ -41,18 +41,22 @@ class DiffusionMBIR(Method):
     Args:
         steps: noise levels (2000 as published).
         strength: of the total variation, in units of |A|^2.
-        penalty: of the splitting, likewise; one conjugate-gradient step cannot absorb much more than 0.1. With 0 there is no
+        penalty: of the splitting, likewise; at most about 0.1. w remembers the differences of the noisier state before: where
+            a sweep restores more than half of them, the noise never leaves, however many the steps. With 0 there is no
             coupling: every slice is a problem of its own.
         snr: of the corrector's Langevin step; 0 for no corrector.
-        iterations: of conjugate gradients a level; 1 as published.
+        iterations: of conjugate gradients a level; 1 as published; more restore more.
         boundary: of D_z, "neumann", or "periodic" as in the release.
         slice_batch: slices that the denoiser sees at a time; the result does not depend on it.
         project: end with `x + A^T (y - A x) / A^T A 1`, as published for tomography.
         grid: a function of `tweed.grids`; even in log-SNR where not given, as the published schedule is in time.
 
+    The measurement's noise is not used, as published.
+
     Raises:
-        InputError: numbers out of range, an unknown boundary.
-        IncompatibleError: (on use) an operator that is not linear.
+        InputError: numbers out of range, an unknown boundary; (on use) no slices.
+        IncompatibleError: (on use) an operator that is not linear or measures nothing, or a process whose alpha is 0 at the
+            first time.
     """
 
     steps: int = 2000
@@ -76,6 +80,8 @@ class DiffusionMBIR(Method):
     @torch.no_grad()
     def solve(self, denoiser, measurement, n=1, seed=0, *, cond=None, dtype=torch.float32, watch=None):
         run = Run(denoiser, measurement, n, cond, dtype, watch, "DiffusionMBIR")
+        if run.b == 0:
+            raise InputError("y: no slices were given; expected at least one")
         operator = measurement.linear
         norm = operator.norm()
         if norm == 0.0:

@@ -4,6 +4,7 @@ from tweed.nets.deep_equilibrium import DeepEquilibrium, anderson
 from tweed.nets.dit import DiT
 from tweed.nets.lipschitz import LipSwish, clip_linear, lipschitz_bound
 from tweed.nets.mlp import MLP
+from tweed.nets.ncsnpp import NCSNpp
 from tweed.nets.registry import build, initialise, names, register
 from tweed.nets.unet import UNet, ddpm_cifar
 from tweed.nets.vector_field import VectorField
@@ -13,6 +14,7 @@ __all__ = [
     "DeepEquilibrium",
     "DiT",
     "LipSwish",
+    "NCSNpp",
     "UNet",
     "VectorField",
     "anderson",

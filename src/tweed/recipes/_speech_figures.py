@@ -45,7 +45,8 @@ def spectrograms(parts: Mapping[str, Part]) -> Any:
         row[0].set_ylabel("kHz", fontsize=8)
     for axes in grid[-1]:
         axes.set_xlabel("seconds", fontsize=8)
-    figure.colorbar(picture, ax=grid, shrink=0.5, label="dB")
+    if picture is not None:
+        figure.colorbar(picture, ax=grid, shrink=0.5, label="dB")
     return figure
 
 

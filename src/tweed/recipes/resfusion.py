@@ -1,7 +1,8 @@
 """Resfusion (Shi et al., NeurIPS 2024, arXiv 2311.14900): diffusion that starts from the noised degraded image, in five steps.
 
 Digits from noisy 2x2 means with the exact conditional law as the ideal network, against conditional diffusion from noise at equal
-steps; the published loop written out against tweed's ancestral sampler; and small networks trained on darkened digits.
+steps; the published loop written out against tweed's ancestral sampler; and small networks trained on darkened digits, against
+conditional diffusion of two targets.
 """
 
 import math
@@ -17,7 +18,7 @@ from tweed.core.processes import FromBetas, Process, Resfusion
 from tweed.data import Digits, Tensors
 from tweed.nets import build
 from tweed.recipes import Progress, Report, Row, at_least, at_most, check, info, less_than
-from tweed.recipes._digit_posterior import Laws, laws, psnr
+from tweed.recipes._digit_posterior import EVENT, Laws, laws, psnr
 from tweed.recipes._figures import curves
 from tweed.solvers import DDIM, DDPM, sample
 from tweed.training import DenoisingLoss, fit
@@ -27,8 +28,8 @@ F64 = torch.float64
 
 def run(seed: int, scale: str, progress: Progress) -> Report:
     inputs, n, schedules, training = {
-        "smoke": (4, 24, (12, 20), 150),
-        "default": (16, 96, (12, 20, 50), 1500),
+        "smoke": (4, 24, (12, 20), 60),
+        "default": (32, 96, (12, 20, 50), 500),
         "gpu": (64, 256, (12, 20, 50, 273), 20000),
     }[scale]
     rows = _exact(seed)
@@ -52,6 +53,8 @@ def run(seed: int, scale: str, progress: Progress) -> Report:
         notes=(
             "Energy distances are over the mean distance of two samples, the mean over inputs; of equal laws they are 0.",
             "The ideal network is told the measurement; the process itself starts from its pseudo-inverse.",
+            "Trained networks: a noise network far from the data gives data of an error as large as its share of them is small, "
+            "which five steps do not mend. A v network has no such error, and is level with Resfusion in PSNR.",
             "LOL, ISTD and Raindrop need their data; published 24.6, 31.8 and 32.6 dB in five steps.",
         ),
     )
@@ -171,7 +174,7 @@ def _compared(
             "... against DDPM from noise",
             five,
             lines["~DDPM from noise"][1][0],
-            0.55 if strict else 0.9,
+            0.5 if strict else 0.9,
             published="0.054 against 0.145",
         ),
         at_least(
@@ -198,19 +201,22 @@ def _trained(seed: int, steps: int, progress: Progress, scale: str) -> tuple[lis
         dark = 0.3 * (x + 1.0) - 1.0
         return dark + 0.15 * random.normal(x.shape, seed, dtype=x.dtype)
 
-    train, test = Digits("train", flat=True).x, Digits("test", flat=True).x[:200]
+    train, test = Digits("train").x, Digits("test").x[:200]
     y, given = degraded(train, random.fold(seed, 30)), degraded(test, random.fold(seed, 31))
-    resfusion = Resfusion.linear(12)
+    process = Resfusion.linear(12)
+    noise, v = "conditional DDIM, noise", "conditional DDIM, v"
     kinds: dict[str, tuple[Process, Any]] = {
-        "Resfusion": (resfusion, targets.Resnoise()),
-        "conditional diffusion": (FromBetas.linear(), targets.Noise()),
+        "Resfusion": (process, targets.Resnoise()),
+        noise: (FromBetas.linear(), targets.Noise()),
+        v: (FromBetas.linear(), targets.V()),
     }
+    network: dict[str, Any] = {"name": "mlp", "dim": 64, "width": 256, "depth": 2, "endpoint_channels": 64}
+    if scale == "gpu":
+        network = {"name": "unet", "in_channels": 1, "channels": 64, "multipliers": [1, 2], "endpoint_channels": 1}
     made: dict[str, Tensor] = {}
-    for number, (name, (process, target)) in enumerate(kinds.items()):
-        progress(f"training: {name}", 0.5 + 0.25 * number)
-        config = {"name": "mlp", "dim": 64, "width": 256, "depth": 3, "endpoint_channels": 64}
-        network = build(config, random.fold(seed, 32))
-        model = cast(Denoiser, NetworkDenoiser(network, process, target, event=(64,)))
+    for number, (name, (kind, target)) in enumerate(kinds.items()):
+        progress(f"training: {name}", 0.5 + 0.16 * number)
+        model = cast(Denoiser, NetworkDenoiser(build(network, random.fold(seed, 32)), kind, target, event=EVENT))
         fit(
             model,
             Tensors(train, y=y),
@@ -224,19 +230,30 @@ def _trained(seed: int, steps: int, progress: Progress, scale: str) -> tuple[lis
             progress=False,
             seed=random.fold(seed, 33),
         )
-        solver, times = (DDPM(), grid(resfusion)) if name == "Resfusion" else (DDIM(), None)
-        run_with: dict[str, Any] = {"steps": 5} if times is None else {"times": times}
-        made[name] = sample(model, len(test), solver=solver, cond={"y": given}, seed=random.fold(seed, 34), **run_with)
+        device = model.device
+        run_with: dict[str, Any] = {"solver": DDIM(), "steps": 5}
+        if kind is process:
+            run_with = {"solver": DDPM(), "times": grid(process)}
+        cond = {"y": given.to(device)}
+        made[name] = sample(_clipped(model), len(test), cond=cond, seed=random.fold(seed, 34), **run_with).cpu()
     quality = {name: psnr(x, test) for name, x in made.items()}
+    ours, before = quality["Resfusion"], psnr(given, test)
     rows = [
         at_least(
-            "trained, darkened digits, 5 steps: PSNR over conditional DDIM, dB",
-            quality["Resfusion"] - quality["conditional diffusion"],
+            "trained, darkened digits, 5 steps: PSNR over conditional DDIM with a noise network, dB",
+            ours - quality[noise],
             1.0 if scale != "smoke" else -3.0,
-            note=f"{quality['Resfusion']:.1f} against {quality['conditional diffusion']:.1f}; input {psnr(given, test):.1f}",
-        )
+            note=f"{ours:.1f} against {quality[noise]:.1f}; input {before:.1f}",
+        ),
+        info("... with a v network", ours - quality[v], note=f"{ours:.1f} against {quality[v]:.1f}"),
+        at_least("... over the input, dB", ours - before, 5.0 if scale != "smoke" else 0.0),
     ]
     return rows, {"degraded": given[:10], **{name: x[:10] for name, x in made.items()}, "truth": test[:10]}
+
+
+def _clipped(model: Denoiser) -> Denoiser:
+    """Estimates of the data clipped to the range of images, as released samplers do; without it noise networks fail."""
+    return FunctionDenoiser(lambda x, t, y: model(x, t, y=y).x0.clamp(-1.0, 1.0), model.process, event=EVENT)
 
 
 def _figure(shown: dict[str, Tensor]) -> Any:

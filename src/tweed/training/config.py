@@ -32,6 +32,7 @@ from tweed.core.denoiser import NetworkDenoiser
 from tweed.core.processes import Process
 from tweed.core.targets import Target
 from tweed.data import Dataset
+from tweed.data.speech import NoisySpeech
 from tweed.errors import InputError, choose
 from tweed.training.fit import FitResult, fit
 from tweed.training.objectives import DenoisingLoss, Objective
@@ -93,8 +94,8 @@ class TrainConfig:
     """A training run as a value.
 
     Attributes:
-        data: `name` of a data set of `tweed.data` ("Digits", "Glyphs", or a density of the plane such as "moons") and
-            its options.
+        data: `name` of a data set of `tweed.data` ("Digits", "Glyphs", "NoisySpeech", or a density of the plane such as
+            "moons") and its options.
         network: `name` of a network of `tweed.nets` and its options.
         process, target: what the network is trained for.
         denoiser: how it is told of time and given its input.
@@ -162,7 +163,7 @@ def build_data(config: Mapping[str, Any], where: str = "data") -> Dataset:
     Raises:
         InputError: an unknown name or option, or a value of a wrong type.
     """
-    known: dict[str, Any] = {"Digits": datasets.Digits, "Glyphs": datasets.Glyphs}
+    known: dict[str, Any] = {"Digits": datasets.Digits, "Glyphs": datasets.Glyphs, "NoisySpeech": NoisySpeech}
     known |= dict.fromkeys(datasets.DENSITIES, datasets.Plane)
     if not isinstance(config.get("name"), str):
         raise InputError(f"{where}: {dict(config)!r} was given; expected a table with a 'name': {', '.join(known)}")

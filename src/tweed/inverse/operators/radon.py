@@ -88,7 +88,7 @@ class Radon(LinearOperator):
 
     def _smear(self, rows: Float[Tensor, "c a s"]) -> Float[Tensor, "c h w"]:
         lines = rows.new_zeros(len(self._mirrors) * len(self._kept), len(rows), self.detectors)
-        lines[self._place.to(rows.device)] = rows.transpose(0, 1)
+        lines.index_add_(0, self._place.to(rows.device), rows.transpose(0, 1))
         lines = lines.reshape(len(self._mirrors), len(self._kept), len(rows), -1).transpose(1, 2)
         images = self._product(lines.flatten(2).flatten(0, 1), True)
         images = images.reshape(len(self._mirrors), len(rows), *self.event[-2:])
@@ -122,7 +122,7 @@ class Radon(LinearOperator):
         center = (x * cos + y * sin).ravel() + 0.5 * (self.detectors - 1)
         nearest = np.round(center)
         # The trapezoid is the convolution of two boxes, its integral a second difference of ramps squared.
-        wide, narrow = (max(size, 1e-4) for size in sorted((abs(cos), abs(sin)), reverse=True))
+        wide, narrow = (max(size, 1e-6) for size in sorted((abs(cos), abs(sin)), reverse=True))
         outer, inner = 0.5 * (wide + narrow), 0.5 * (wide - narrow)
         edges = (nearest - center)[:, None] + np.array([-1.5, -0.5, 0.5, 1.5])
         below = np.zeros_like(edges)

@@ -67,7 +67,9 @@ def test_noises_are_functions_of_their_generator(kind):
     assert abs(np.corrcoef(first, other)[0, 1]) < 0.5
 
 
-@pytest.mark.parametrize("stft", [CompressedSTFT(), CompressedSTFT(254, 64, 0.7, 1.3), CompressedSTFT(64, 32, 1.0, 1.0)])
+@pytest.mark.parametrize(
+    "stft", [CompressedSTFT(), CompressedSTFT(254, 64, 0.7, 1.3), CompressedSTFT(64, 32, 1.0, 1.0)]
+)
 def test_there_and_back(stft):
     waves = 0.1 * torch.randn(2, 3, 5000, generator=torch.Generator().manual_seed(1))
     spectrogram = stft.compress(waves, multiple=8)

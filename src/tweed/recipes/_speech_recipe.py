@@ -2,7 +2,8 @@
 
 Closed forms first: the process, the front end, and the sampler where the score is exact. Then the bundled model, beside
 the same network trained to answer the clean spectrogram in one call, on sentences spoken by held-out voices: with fresh
-noises of the trained kinds, with other kinds, and in rooms.
+noises of the trained kinds, with other kinds, and in rooms. It becomes a recipe (`speech_enhancement.py`) with the models
+`speech` and `speech-direct`, which `tweed train speech` and `tweed train speech-direct` make.
 """
 
 from functools import partial
@@ -18,6 +19,8 @@ from tweed.core.processes import OUVE
 from tweed.data.spectrograms import CompressedSTFT
 from tweed.recipes import Progress, Report, Row, less_than
 from tweed.recipes import _speech_exact as exact
+from tweed.recipes import _speech_figures as drawn
+from tweed.recipes import _speech_measured as measured
 from tweed.recipes.report import span
 from tweed.training import DenoisingLoss, fit, times
 
@@ -28,21 +31,26 @@ def run(seed: int, scale: str, progress: Progress) -> Report:
     """Closed forms, a short training run, and the bundled models (from `default` on)."""
     progress("exact scores", 0.0)
     moments, rows = exact.rows(seed, BINS[scale])
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = {"exact": partial(drawn.exact, moments)}
     settings: dict[str, Any] = {"bins": BINS[scale]}
     if scale == "smoke":
         progress("training", 0.5)
         rows += _training(seed)
     else:
-        from tweed.recipes import _speech_figures as drawn
-        from tweed.recipes import _speech_measured as measured
-
         sizes = {"default": measured.Sizes(12, 8, 4), "gpu": measured.Sizes(96, 64, 48)}[scale]
         parts, more = measured.run(seed, sizes, span(progress, 0.05, 1.0))
         rows += more
         settings |= {**vars(sizes), "SNR": measured.SNR, "models": "speech, speech-direct (bundled)"}
-        figures = {"spectrograms": partial(drawn.spectrograms, parts), "exact": partial(drawn.exact, moments)}
-    return Report("speech-enhancement", rows, seed=seed, scale=scale, settings=settings, figures=figures, notes=NOTES)
+        figures["spectrograms"] = partial(drawn.spectrograms, parts)
+    return Report(
+        slug="speech-enhancement",
+        rows=rows,
+        seed=seed,
+        scale=scale,
+        settings=settings,
+        figures=figures,
+        notes=NOTES,
+    )
 
 
 def _training(seed: int) -> list[Row]:
