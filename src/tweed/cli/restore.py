@@ -57,8 +57,8 @@ def run(
         task: inpaint (see `--mask`), sr (an image that is smaller by `--factor`), deblur (`--blur`), ct (a sinogram .npy of
             absorption in [0, 1], angles x detectors over `--span`, in units of pixels), or denoise-speech.
         method: pigdm, ddrm, diffpir, red-diff, dps or flow-chef. PiGDM and DDRM come nearest to samples of the posterior.
-        model: A bundled model, a checkpoint's folder or a Hub id; glyphs by default. Recordings need one of speech: `tweed train speech`
-            makes it.
+        model: A bundled model, a checkpoint's folder or a Hub id; glyphs by default. Recordings need one of speech, which
+            `tweed train speech` makes.
         label: A class of the model, by name or number; none by default.
         scale: Classifier-free guidance towards the label.
         degrade: Take the input for clean, and degrade it first.
