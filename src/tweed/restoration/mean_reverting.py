@@ -27,7 +27,7 @@ def mrs(
     """The published sampler of an order, one evaluation a step.
 
     Order 2 has the exact weights of its linear extrapolation. Order 3 (in the authors' code alone, ODE) gives the second
-    derivative the weight that the code gives it; `DPMSolver(3)` gives it its own.
+    derivative the weight that the code gives it, from its third step on; `DPMSolver(3)` gives it its own.
 
     Args:
         order: 1, 2 or 3.
