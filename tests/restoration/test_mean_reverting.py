@@ -76,11 +76,11 @@ def test_third_order_has_the_weights_of_the_code():
         here, there = PROCESS.level(t), PROCESS.level(u)
         h = there.log_snr - here.log_snr
         q = model(x, t, y=y).x0
-        z, mean = x - here.beta * y, q - y
-        new = there.sigma / here.sigma * (z + here.beta * y - y) + there.alpha * (1 - math.exp(-h)) * mean
+        new = there.sigma / here.sigma * (x - y) + there.alpha * (1 - math.exp(-h)) * (q - y)
         first = (math.exp(-h) - 1) / h + 1
         if len(seen) == 1:
-            new = new + there.alpha * first * (q - seen[0]) * h / hs[-1]
+            # The step before there are three estimates is DPM-Solver's own.
+            new = new + 0.5 * there.alpha * (1 - math.exp(-h)) * (q - seen[0]) * h / hs[-1]
         elif len(seen) >= 2:
             r, r1 = hs[-1] / h, hs[-2] / h
             d10, d11 = (q - seen[-1]) / r, (seen[-1] - seen[-2]) / r1

@@ -132,6 +132,30 @@ def test_fresh_noise_keeps_the_marginal():
     assert (kept - expected).var().item() == pytest.approx(drawn, rel=0.05)
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_fresh_noise_is_that_of_ddim(eta):
+    # Where the two networks agree with the state, the published step is DDIM's, whose eta is of the deviation.
+    process = Residual(noise=0.5)
+    y = random.normal((6, 3), 2, dtype=F64)
+    weight = random.normal((3, 3), 3, dtype=F64)
+    times = [0.9, 0.7, 0.4, 0.1]
+    start = process.prior((6, 3), 1, y=y, t=times[0], dtype=F64)
+
+    def data(x, y):
+        return torch.tanh(x @ weight + 0.3 * y)
+
+    def noise(x, b, y):
+        level = b[:, None] / math.sqrt(0.5)  # the time, as the noise rises in proportion to it
+        kept = 1.0 - process.beta(level)
+        return (x - kept * data(x, y) - (1.0 - kept) * y) / b[:, None]
+
+    model = ResidualNoise(lambda x, a, y: y - data(x, y), noise, process)
+    ours = remove(model, start, y, process_path(process, times), eta=eta, seed=4)
+    plain = FunctionDenoiser(lambda x, t, y: data(x, y), process, event=(3,))
+    made = sample(plain, start, solver=DDIM(eta=math.sqrt(eta)), times=times, cond={"y": y}, seed=4)
+    torch.testing.assert_close(ours, made, rtol=0, atol=1e-12)
+
+
 def test_two_networks_are_a_denoiser_and_are_trained_together():
     process = Residual()
     x0, y, eps = (random.normal((4, 3), k, dtype=F64) for k in (1, 2, 3))

@@ -16,8 +16,8 @@ PROCESSES += [tw.processes.FromBetas.cosine(50, zero_terminal_snr=True), tw.proc
 PROCESSES += [tw.processes.Interpolant("trigonometric", "quadratic", 0.5), tw.processes.Interpolant(one_sided=True)]
 
 
-def small(seed=1, process=None, target=None, **options):
-    network = tw.nets.build({"name": "mlp", "dim": 2, "width": 16, "depth": 1}, seed)
+def small(seed=1, process=None, target=None, endpoint=0, **options):
+    network = tw.nets.build({"name": "mlp", "dim": 2, "width": 16, "depth": 1, "endpoint_channels": endpoint}, seed)
     return tw.NetworkDenoiser(network, process or tw.processes.VP(), target or tw.targets.V(), event=(2,), **options)
 
 
@@ -32,7 +32,12 @@ def test_every_process_comes_back(process, tmp_path):
 @pytest.mark.parametrize("target", [kind() for kind in tw.targets.BY_NAME.values()] + [tw.targets.EDM(0.7)], ids=repr)
 def test_every_target_comes_back_with_the_same_answers(target, tmp_path):
     assert target_from_config(json.loads(json.dumps(to_config(target)))) == target
-    denoiser = small(target=target, input_scale="unit", data_std=0.6)
+    # Two belong to a process with an endpoint.
+    own = {tw.targets.MeanRevertingV(): tw.processes.MeanReverting(), tw.targets.Resnoise(): tw.processes.Resfusion()}
+    given = {"y": tw.random.normal((5, 2), 1)} if target in own else {}
+    denoiser = small(
+        process=own.get(target), target=target, endpoint=2 if given else 0, input_scale="unit", data_std=0.6
+    )
     with torch.no_grad():
         for i, p in enumerate(denoiser.parameters()):
             p.copy_(tw.random.normal((p.numel(),), i).reshape(p.shape) * 0.3)
@@ -40,7 +45,7 @@ def test_every_target_comes_back_with_the_same_answers(target, tmp_path):
     assert (back.target, back.event, back.meta) == (target, (2,), {"note": "x"})
     assert not back.training
     x, t = tw.random.normal((5, 2), 0), torch.linspace(0.1, 0.9, 5)
-    assert torch.equal(back(x, t).x0, denoiser(x, t).x0)
+    assert torch.equal(back(x, t, **given).x0, denoiser(x, t, **given).x0)
 
 
 def test_time_inputs_and_interpolant_pairs_come_back(tmp_path):

@@ -10,7 +10,8 @@ from tweed.errors import IncompatibleError, InputError
 from tweed.training import DenoisingLoss, InterpolantLoss, flow_matching, times, weightings
 
 GAUSSIAN = [tw.processes.VP(), tw.processes.RectifiedFlow(), tw.processes.EDM()]
-TARGETS = [kind() for kind in tw.targets.BY_NAME.values()]
+# Of the processes here; those of one process alone are tested with it.
+TARGETS = [kind() for name, kind in tw.targets.BY_NAME.items() if name not in ("MeanRevertingV", "Resnoise")]
 
 
 def gaussian(process, mean, std):

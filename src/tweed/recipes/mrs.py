@@ -7,6 +7,7 @@ distances to the law of the data on a line, where the exact denoiser of a mixtur
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,11 +50,7 @@ def run(seed: int, scale: str, progress: Progress) -> Report:
         seed=seed,
         scale=scale,
         settings={"samples": n, "noise": "50/255", "mean": MEAN},
-        figures={
-            "convergence": lambda: curves(
-                {"error to the exact solution": errors, "W1 to the data": distances}, xlabel="evaluations", ylabel=""
-            )
-        },
+        figures={"convergence": lambda: _figure(errors, distances)},
         notes=(
             "Euler's clock is that of the reversion, -log alpha; grids are even in log-SNR from alpha = 0.005 to 0.999.",
             "W1: to the law itself, by its quantiles, from starts that are quantiles of the prior.",
@@ -259,3 +256,13 @@ def _distances(seed: int, n: int) -> tuple[list[Row], dict[str, tuple[list[float
         ("~" if name.startswith("Euler") else "") + name: ([float(c) for c in counts], values)
         for name, values in found.items()
     }
+
+
+def _figure(errors: dict[str, Any], distances: dict[str, Any]) -> Any:
+    panels = {"error to the exact solution": errors, "W1 to the law of the data": distances}
+    figure = curves(panels, xlabel="evaluations", ylabel="")
+    for axes, lines in zip(figure.axes, panels.values(), strict=True):
+        axes.minorticks_off()
+        counts = next(iter(lines.values()))[0]
+        axes.set_xticks(counts, [f"{count:.0f}" for count in counts])
+    return figure
