@@ -82,6 +82,37 @@ def test_gains_multiply_what_is_known():
     assert plain(normal((3, 2, 8, 6), 3), t).shape == (3, 2, 8, 6)
 
 
+def test_one_row_needs_one_row_of_the_kernels():
+    x, y, t = complex_input()
+    flat = {**SMALL, "patch": [8, 1], "multipliers": [1], "attention_levels": []}
+    full, thin = shaken(flat), nets.build({**flat, "kernel": [1, 3]})
+    weights = full.state_dict()
+    thin.load_state_dict(
+        {k: v[:, :, 1:2] if v.ndim == 4 and v.shape[2] == 3 else v for k, v in weights.items()}, strict=True
+    )
+    assert sum(p.numel() for p in thin.parameters()) < 0.6 * sum(p.numel() for p in full.parameters())
+    with torch.no_grad():
+        torch.testing.assert_close(thin.eval()(x, t, y), full(x, t, y), atol=1e-5, rtol=1e-5)
+
+
+def test_a_network_that_sees_magnitudes_alone_ignores_phases():
+    x, y, t = complex_input()
+    net = shaken({**SMALL, "multipliers": [1], "attention_levels": [], "patch": [1, 1], "magnitudes": True})
+    turn = torch.polar(torch.ones(8, 6), normal((8, 6), 4) * 3)
+    with torch.no_grad():
+        assert (net(turn * x, t, turn * y) - net(x, t, y)).abs().max() > 1e-3
+        net.input.weight[:, :4] = 0.0  # the real and imaginary parts
+        torch.testing.assert_close(net(turn * x, t, turn * y), net(x, t, y), atol=1e-5, rtol=1e-5)
+        assert (net(2.0 * x, t, y) - net(x, t, y)).abs().max() > 1e-3
+
+
+def test_scale_multiplies_what_is_seen():
+    x, y, t = complex_input()
+    plain, scaled = shaken({**SMALL, "magnitudes": True}), shaken({**SMALL, "magnitudes": True, "scale": 3.0})
+    with torch.no_grad():
+        torch.testing.assert_close(scaled(x, t, y), plain(3.0 * x, t, 3.0 * y), atol=1e-5, rtol=1e-5)
+
+
 def test_resampling_keeps_constants_and_a_ramp_away_from_the_border():
     ones, ramp = torch.ones(1, 2, 8, 8), torch.arange(16.0).expand(1, 1, 8, 16)
     for up in (False, True):
@@ -111,6 +142,8 @@ def test_a_new_network_answers_its_bias_and_learns_everywhere():
         ({"multipliers": []}, "multipliers"),
         ({"attention_levels": [8]}, "attention_levels"),
         ({"patch": [2]}, "patch"),
+        ({"kernel": [2, 3]}, "kernel"),
+        ({"scale": 0.0}, "scale"),
         ({"gains": -1.0}, "gains"),
         ({"gains": 1.0, "endpoint_channels": 2}, "gains"),
     ],

@@ -7,7 +7,6 @@ import torch
 
 from tweed.core import targets
 from tweed.recipes import (
-    diffusion_mbir,
     ensemble_posterior,
     flow_chef,
     mrs,
@@ -23,7 +22,6 @@ FIGURES = {
     "ensemble-posterior": {"particles.png"},
     "optimal-boundary": {"scores.png"},
     "flow-chef": {"images.png", "steps.png"},
-    "diffusion-mbir": {"views.png", "volume.png"},
     "mrs": {"convergence.png"},
     "resfusion": {"images.png", "steps.png"},
     "residual-denoising": {"images.png", "steps.png"},
@@ -101,17 +99,3 @@ def test_a_gradient_that_is_not_skipped_as_it_should_is_found_out(monkeypatch):
     right = flow_chef.FlowChef._descent
     monkeypatch.setattr(flow_chef.FlowChef, "_descent", lambda self, *a: 1.1 * right(self, *a))
     assert len(failed(flow_chef._exact(0))) == 2
-
-
-def test_slices_that_see_one_another_are_found_out(monkeypatch):
-    right = diffusion_mbir.slice_wise
-    monkeypatch.setattr(
-        diffusion_mbir,
-        "slice_wise",
-        lambda method: diffusion_mbir.replace(right(method), penalty=0.1, strength=0.001),
-    )
-    train = diffusion_mbir.moving_blobs(6, diffusion_mbir.SIZE, 1, n=30).reshape(-1, *diffusion_mbir.EVENT)
-    prior = diffusion_mbir.fit_gaussian(train, diffusion_mbir.PROCESS, noise=1e-3)
-    assert failed(diffusion_mbir._exact(prior, 0, lambda *a: None)) == {
-        "slice by slice: a disturbed slice moves the others by"
-    }

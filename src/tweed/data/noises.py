@@ -24,11 +24,13 @@ def machine(length: int, random: np.random.Generator) -> Wave:
     base = np.exp(random.uniform(np.log(30.0), np.log(200.0)))
     waver = 0.01 * base * np.sin(_phase(length, random.uniform(0.1, 2.0), random))
     angle = 2.0 * np.pi * np.cumsum(base + waver) / RATE
-    wave = np.zeros(length)
+    turn = np.exp(1j * angle)
+    rotor, wave = turn.copy(), np.zeros(length)  # the partials one after another: powers of one rotation
     for partial in range(1, random.integers(8, 25)):
         if partial * base < 0.45 * RATE:
             gain = random.exponential() * partial ** -random.uniform(0.2, 1.0)
-            wave += gain * np.sin(partial * angle + random.uniform(0.0, 2.0 * np.pi))
+            wave += gain * (rotor * np.exp(1j * random.uniform(0.0, 2.0 * np.pi))).imag
+        rotor *= turn
     wave *= 1.0 + random.uniform(0.0, 0.9) * np.sin(_phase(length, random.uniform(2.0, 15.0), random))
     hiss = coloured(length, random)
     return wave + hiss * (0.18 * wave.std() / max(hiss.std(), 1e-12))

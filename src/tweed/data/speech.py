@@ -142,8 +142,10 @@ def recordings(voice: str, split: str) -> tuple[Float[Tensor, " length"], ...]:
 
 
 @functools.lru_cache(maxsize=32)
-def _track(voice: str, split: str) -> Float[Tensor, " length"]:
-    return torch.cat(recordings(voice, split))
+def _track(voice: str, split: str) -> tuple[Float[Tensor, " length"], float]:
+    # All that a voice says, and its level.
+    track = torch.cat(recordings(voice, split))
+    return track, track.std().item()
 
 
 @functools.lru_cache(maxsize=2 * _ROOMS)
@@ -248,13 +250,13 @@ class NoisySpeech:
         return torch.stack([_excerpt(t, length, random) * random.uniform(0.5, 1.0) for t in talkers]).sum(0)
 
 
-def _excerpt(track: Tensor, length: int, random: np.random.Generator) -> Tensor:
+def _excerpt(track: tuple[Tensor, float], length: int, random: np.random.Generator) -> Tensor:
     # A place where the voice speaks: half the level of the whole track, or the last of ten tries.
-    level = 0.5 * track.std()
-    excerpt = track[:0]
+    wave, level = track
+    excerpt = wave[:0]
     for _ in range(10):
-        start = random.integers(max(len(track) - length, 0) + 1)
-        excerpt = track[start : start + length]
-        if excerpt.std() > level:
+        start = random.integers(max(len(wave) - length, 0) + 1)
+        excerpt = wave[start : start + length]
+        if excerpt.std() > 0.5 * level:
             break
     return torch.nn.functional.pad(excerpt, (0, length - len(excerpt)))

@@ -22,6 +22,7 @@ from tweed.nets.registry import register, zero
 from tweed.nets.unet_blocks import Norm, Pointwise, SpatialAttention, layout
 
 _HALF = 0.5**0.5
+Kernel = tuple[int, int]
 
 
 class Resample(nn.Module):
@@ -40,6 +41,10 @@ class Resample(nn.Module):
         return F.conv2d(h, kernel, stride=2, padding=1, groups=h.shape[1])
 
 
+def _convolution(channels: int, out_channels: int, kernel: Kernel) -> nn.Conv2d:
+    return nn.Conv2d(channels, out_channels, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
+
+
 def _norm(channels: int) -> Norm:
     return Norm(math.gcd(min(max(channels // 4, 1), 32), channels), channels)
 
@@ -47,15 +52,17 @@ def _norm(channels: int) -> Norm:
 class ResidualBlock(nn.Module):
     """BigGAN's block: norm, (resampling,) convolution, embedding, norm, convolution; the sum with the shortcut / sqrt(2)."""
 
-    def __init__(self, channels: int, out_channels: int, width: int, resample: Resample | None, dropout: float) -> None:
+    def __init__(
+        self, channels: int, out_channels: int, kernel: Kernel, width: int, resample: Resample | None, dropout: float
+    ) -> None:
         super().__init__()
         self.resample = nn.Identity() if resample is None else resample
         self.norm1 = _norm(channels)
-        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.conv1 = _convolution(channels, out_channels, kernel)
         self.embedding = nn.Linear(width, out_channels)
         self.norm2 = _norm(out_channels)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.conv2 = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.conv2 = zero(_convolution(out_channels, out_channels, kernel))
         changed = channels != out_channels or resample is not None
         self.shortcut = Pointwise(channels, out_channels, 1) if changed else nn.Identity()
 
@@ -99,9 +106,13 @@ class NCSNpp(nn.Module):
         heads: of attention.
         dropout: probability within the residual blocks.
         patch: rows and columns of the patches folded into channels at the input, for cheap networks; (1, 1) as published.
+        kernel: rows and columns of the convolutions, odd; (3, 3) as published. Where all rows are folded into channels,
+            (1, 3) is the same network for a third of the work.
         divide_by_time: divide the answer by `t`, as published: the score of a process that widens like `t`. Then `t = 0`
             has no answer.
         log_time: embed `log t` rather than `t`.
+        magnitudes: also show the network the absolute value of each bin of the state and of the endpoint (not published).
+        scale: what multiplies all that the network sees: about one over the standard deviation of the data.
         gains: where positive, each bin also gets a gain for the state and one for the endpoint, `gains` times what the
             network says, and the answer is `a x + b y + c` (not published: such masks are learned in far fewer steps). It is
             about one over the standard deviation of the state, in units of the answer's.
@@ -123,8 +134,11 @@ class NCSNpp(nn.Module):
         heads: int = 1,
         dropout: float = 0.0,
         patch: Sequence[int] = (1, 1),
+        kernel: Sequence[int] = (3, 3),
         divide_by_time: bool = True,
         log_time: bool = True,
+        magnitudes: bool = False,
+        scale: float = 1.0,
         gains: float = 0.0,
     ) -> None:
         super().__init__()
@@ -141,18 +155,22 @@ class NCSNpp(nn.Module):
             raise InputError(f"gains: {gains} was given; expected at least 0, and an endpoint like the state or none")
         if len(patch) != 2 or min(patch) < 1:
             raise InputError(f"patch: {list(patch)} was given; expected two positive numbers, rows and columns")
+        if len(kernel) != 2 or min(kernel) < 1 or not all(k % 2 for k in kernel):
+            raise InputError(f"kernel: {list(kernel)} was given; expected two odd numbers, rows and columns")
+        if not scale > 0.0:
+            raise InputError(f"scale: {scale} was given; expected a positive number")
         self.in_channels, self.endpoint_channels, self.complex_state = in_channels, endpoint_channels, complex_state
         self.patch, self.levels, self.divide_by_time, self.log_time = tuple(patch), levels, divide_by_time, log_time
         parts = 2 if complex_state else 1
-        self.gains = gains
-        seen = parts * (in_channels + endpoint_channels)
+        self.gains, self.magnitudes, self.scale = gains, magnitudes, scale
+        seen = (parts + (1 if magnitudes else 0)) * (in_channels + endpoint_channels)
         answers = parts * in_channels * ((2 if endpoint_channels == 0 else 3) if gains else 1)
         folded, width, widths = seen * patch[0] * patch[1], 4 * channels, [channels * m for m in multipliers]
-        told = max(seen, answers)
+        told, window = max(seen, answers), (kernel[0], kernel[1])
 
         self.time = TimeEmbedding(2 * channels, width, "gaussian")
         self.activation = nn.SiLU()
-        self.input = nn.Conv2d(folded, channels, 3, padding=1)
+        self.input = _convolution(folded, channels, window)
         self.reduce, self.enlarge = Resample(up=False), Resample(up=True)
 
         def attend(level: int, here: int) -> nn.Module:
@@ -165,16 +183,16 @@ class NCSNpp(nn.Module):
             self.down.append(nn.ModuleList())
             self.down_attention.append(nn.ModuleList())
             for _ in range(blocks):
-                self.down[-1].append(ResidualBlock(current, here, width, None, dropout))  # type: ignore[union-attr]
+                self.down[-1].append(ResidualBlock(current, here, window, width, None, dropout))  # type: ignore[union-attr]
                 self.down_attention[-1].append(attend(level, here))  # type: ignore[union-attr]
                 current = here
                 skips.append(current)
             if level < levels - 1:
-                self.downsample.append(ResidualBlock(current, current, width, self.reduce, dropout))
+                self.downsample.append(ResidualBlock(current, current, window, width, self.reduce, dropout))
                 self.join_input.append(Pointwise(folded, current, 1))
                 skips.append(current)
 
-        self.middle = nn.ModuleList(ResidualBlock(current, current, width, None, dropout) for _ in range(2))
+        self.middle = nn.ModuleList(ResidualBlock(current, current, window, width, None, dropout) for _ in range(2))
         self.middle_attention = Attention(current, heads)
 
         # On the way up, lists are indexed by level too: 0 is the finest.
@@ -184,14 +202,14 @@ class NCSNpp(nn.Module):
             here = widths[level]
             stack = nn.ModuleList()
             for _ in range(blocks + 1):
-                stack.append(ResidualBlock(current + skips.pop(), here, width, None, dropout))
+                stack.append(ResidualBlock(current + skips.pop(), here, window, width, None, dropout))
                 current = here
             up[level], up_attention[level] = stack, attend(level, here)
             output[level] = nn.Sequential(
-                _norm(here), nn.SiLU(), zero(nn.Conv2d(here, told * patch[0] * patch[1], 3, padding=1))
+                _norm(here), nn.SiLU(), zero(_convolution(here, told * patch[0] * patch[1], window))
             )
             if level > 0:
-                upsample[level - 1] = ResidualBlock(current, current, width, self.enlarge, dropout)
+                upsample[level - 1] = ResidualBlock(current, current, window, width, self.enlarge, dropout)
         self.up, self.up_attention, self.output = (nn.ModuleList(m) for m in (up, up_attention, output))
         self.upsample = nn.ModuleList(upsample)
         self.answer = nn.Conv2d(told, answers, 1)
@@ -214,7 +232,9 @@ class NCSNpp(nn.Module):
         seen = with_endpoint(
             self._real(x), None if y is None else self._real(y), self._parts * self.endpoint_channels, 1
         )
-        pyramid = self._fold(seen.to(float_dtype(self)))
+        if self.magnitudes:
+            seen = torch.cat((seen, *(known.abs() for known in (x, y) if known is not None)), dim=1)
+        pyramid = self._fold(self.scale * seen.to(float_dtype(self)))
         h = self.input(layout(pyramid, self.input))
         skips = [h]
         for level in range(self.levels):
