@@ -1,6 +1,7 @@
 """Local data sets, made or shipped on this machine and addressed by index; nothing is downloaded."""
 
 from tweed.data.dataset import Dataset, Tensors
+from tweed.data.degradations import DEGRADATIONS, Degraded, low_light, rain, shadow
 from tweed.data.densities import (
     DENSITIES,
     Density,
@@ -19,18 +20,23 @@ from tweed.data.densities import (
 from tweed.data.digits import Digits
 from tweed.data.glyphs import CHARACTERS, FONTS, Glyphs
 from tweed.data.mixtures import Mixture, digits_mixture, grid_mixture, random_mixture, ring_mixture
-from tweed.data.phantoms import Phantoms, ellipses, head_volume, moving_blobs, shepp_logan
+from tweed.data.phantoms import Phantoms, ellipses, head_volume, moving_blobs, moving_fibres, shepp_logan
+from tweed.data.photographs import PHOTOGRAPHS, Photographs
 
 __all__ = [
     "CHARACTERS",
+    "DEGRADATIONS",
     "DENSITIES",
     "FONTS",
+    "PHOTOGRAPHS",
     "Dataset",
+    "Degraded",
     "Density",
     "Digits",
     "Glyphs",
     "Mixture",
     "Phantoms",
+    "Photographs",
     "Plane",
     "Tensors",
     "checkerboard",
@@ -41,13 +47,17 @@ __all__ = [
     "grid_mixture",
     "head_volume",
     "log_density",
+    "low_light",
     "moons",
     "moving_blobs",
+    "moving_fibres",
     "pinwheel",
+    "rain",
     "random_mixture",
     "ring_mixture",
     "rings",
     "s_curve",
+    "shadow",
     "shepp_logan",
     "swiss_roll",
     "two_spirals",

@@ -94,8 +94,9 @@ class TrainConfig:
     """A training run as a value.
 
     Attributes:
-        data: `name` of a data set of `tweed.data` ("Digits", "Glyphs", "NoisySpeech", or a density of the plane such as
-            "moons") and its options.
+        data: `name` of a data set of `tweed.data` ("Digits", "Glyphs", "Photographs", "Phantoms", "NoisySpeech", or a density
+            of the plane such as "moons") and its options; images may also have `degrade`, a name of `tweed.data.DEGRADATIONS`,
+            for pairs with a degraded image.
         network: `name` of a network of `tweed.nets` and its options.
         process, target: what the network is trained for.
         denoiser: how it is told of time and given its input.
@@ -163,14 +164,17 @@ def build_data(config: Mapping[str, Any], where: str = "data") -> Dataset:
     Raises:
         InputError: an unknown name or option, or a value of a wrong type.
     """
-    known: dict[str, Any] = {"Digits": datasets.Digits, "Glyphs": datasets.Glyphs, "NoisySpeech": NoisySpeech}
+    kinds = (datasets.Digits, datasets.Glyphs, datasets.Photographs, datasets.Phantoms, NoisySpeech)
+    known: dict[str, Any] = {kind.__name__: kind for kind in kinds}
     known |= dict.fromkeys(datasets.DENSITIES, datasets.Plane)
     if not isinstance(config.get("name"), str):
         raise InputError(f"{where}: {dict(config)!r} was given; expected a table with a 'name': {', '.join(known)}")
     kind = choose(f"{where}.name", config["name"], known)
     # A density's name is an option of the data set of points in the plane.
     options = {key: value for key, value in config.items() if key != "name" or kind is datasets.Plane}
-    return call(kind, options, where)
+    degrade = options.pop("degrade", None)
+    data = call(kind, options, where)
+    return data if degrade is None else call(datasets.Degraded, {"data": data, "kind": degrade}, where)
 
 
 def build(config: TrainConfig) -> tuple[NetworkDenoiser, Dataset]:
