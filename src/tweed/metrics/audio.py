@@ -42,9 +42,8 @@ def pesq(
     """
     if rate not in (8000, 16000) or (band == "wide" and rate != 16000) or band not in ("wide", "narrow"):
         raise InputError(f"rate, band: {rate}, {band!r} were given; expected 16000, or 8000 with 'narrow'")
-    package = audio_package("pesq")
+    pairs, package = _numpy(estimate, reference), audio_package("pesq")
     mode = "wb" if band == "wide" else "nb"
-    pairs = _numpy(estimate, reference)
     values = [package.pesq(rate, r, e, mode, on_error=package.PesqError.RETURN_VALUES) for e, r in pairs]
     return torch.tensor([v if v >= 0 else float("nan") for v in values], dtype=torch.float64)
 
@@ -58,8 +57,8 @@ def estoi(
         InputError: the shapes differ.
         MissingPackageError: `pystoi` is not installed.
     """
-    package = audio_package("pystoi")
-    values = [package.stoi(r, e, rate, extended=True) for e, r in _numpy(estimate, reference)]
+    pairs, package = _numpy(estimate, reference), audio_package("pystoi")
+    values = [package.stoi(r, e, rate, extended=True) for e, r in pairs]
     return torch.tensor(values, dtype=torch.float64)
 
 
