@@ -25,6 +25,8 @@ from tweed.nets.embeddings import (
     with_endpoint,
 )
 from tweed.nets.registry import register, zero
+from tweed.nets.routing import ChannelRouting, RoutingMode
+from tweed.nets.skips import SkipKind, SkipScale
 
 
 class Block(nn.Module):
@@ -94,6 +96,12 @@ class DiT(nn.Module):
         zero_init: start with a zero output. (The gates of the blocks start at zero in any case.)
         attention: `"sdpa"`, or `"math"` for second derivatives through the network.
         gradient_checkpointing: in training, recompute each block in the backward pass rather than keep it.
+        routing: share of the features that a block sees at one time (see `ChannelRouting`); 1 for all. The time must then be
+            that of the process, in [0, 1].
+        routing_power, routing_mode: how the window slides, and "random" for the baseline.
+        long_skips: join the first half of the blocks to the second, the first to the last, by concatenation and a linear
+            layer (Bao et al., "All are Worth Words: a ViT Backbone for Diffusion Models", 2023).
+        skip_scale, skip_kappa: scaling of the long skips, see `SkipScale`.
 
     Raises:
         InputError: the options do not fit together.
@@ -123,6 +131,12 @@ class DiT(nn.Module):
         zero_init: bool = True,
         attention: AttentionKind = "sdpa",
         gradient_checkpointing: bool = False,
+        routing: float = 1.0,
+        routing_power: float = 4.0,
+        routing_mode: RoutingMode = "window",
+        long_skips: bool = False,
+        skip_scale: SkipKind = "none",
+        skip_kappa: float = 0.7,
     ) -> None:
         super().__init__()
         choose("positions", positions, ("sincos", "rotary", "none"))
@@ -150,6 +164,12 @@ class DiT(nn.Module):
         self.output = nn.Linear(hidden, self.out_channels * patch**dims)
         if zero_init:
             zero(self.output)
+        self.routing = None if routing == 1.0 else ChannelRouting(hidden, routing, routing_power, routing_mode)
+        if skip_scale != "none" and not long_skips:
+            raise InputError(f"skip_scale: {skip_scale!r} was given; expected long_skips with it")
+        count = depth // 2 if long_skips else 0
+        self.joins = nn.ModuleList(nn.Linear(2 * hidden, hidden) for _ in range(count))  # outermost first
+        self.skips = SkipScale(skip_scale, [hidden] * count, skip_kappa, dim=-1)
 
     def forward(
         self,
@@ -168,7 +188,8 @@ class DiT(nn.Module):
         """
         grid = self._grid(x)
         told, context = self.condition(x, label, vector, tokens, drop)
-        embedding = self.time(self._times(t, x.shape[0], grid))
+        times = self._times(t, x.shape[0], grid)
+        embedding = self.time(times)
         embedding = self.activation(embedding if told is None else embedding + told[:, None])
 
         joined = with_endpoint(x.to(float_dtype(self)), y, self.endpoint_channels, 1 if self.dims == 2 else 2)
@@ -178,8 +199,19 @@ class DiT(nn.Module):
             h = h + sincos_positions(grid_positions(grid, x.device), self.hidden).to(h.dtype)
         elif self.positions == "rotary":
             rotation = rotary(grid_positions(grid, x.device), self.hidden // self.heads)
-        for block in self.blocks:
-            h = self._run(block, h, embedding, rotation, context)
+        mask = None if self.routing is None else self.routing(times).to(h.dtype)
+        held: list[Tensor] = []
+        for number, block in enumerate(self.blocks):
+            behind = len(self.blocks) - 1 - number
+            if behind < len(self.joins):
+                h = self.joins[behind](torch.cat((h, self.skips(held.pop(), behind)), dim=-1))
+            if mask is None:
+                h = self._run(block, h, embedding, rotation, context)
+            else:
+                seen = mask * h
+                h = self._run(block, seen, embedding, rotation, context) + (h - seen)
+            if number < len(self.joins):
+                held.append(h)
         shift, scale = self.modulation(embedding).chunk(2, dim=-1)
         return self._image(self.output(torch.addcmul(shift, self.norm(h), 1 + scale)), grid).to(x.dtype)
 

@@ -17,11 +17,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tweed.errors import InputError
+from tweed.errors import InputError, choose
 from tweed.nets.attention import AttentionKind, CrossAttention, SelfAttention, head_count
 from tweed.nets.embeddings import Conditioning, TimeEmbedding, TimeFeatures, batch_times, float_dtype, with_endpoint
 from tweed.nets.registry import register, zero
-from tweed.nets.unet_blocks import Join, Norm, Residual, SpatialAttention, Stage, Upsample, fold, layout, unfold
+from tweed.nets.routing import ChannelRouting, RoutingMode
+from tweed.nets.skips import SkipKind, SkipScale
+from tweed.nets.unet_blocks import (
+    Join,
+    Norm,
+    Resample,
+    Residual,
+    SpatialAttention,
+    Stage,
+    downsample,
+    fold,
+    layout,
+    unfold,
+    upsample,
+)
 
 
 @register("unet")
@@ -58,6 +72,14 @@ class UNet(nn.Module):
         zero_init: start the last convolution of each block, of the network, and attention's outputs at zero.
         attention: `"sdpa"`, or `"math"` for second derivatives through the network.
         gradient_checkpointing: in training, recompute each stage in the backward pass rather than keep it.
+        resample: changes of resolution by `"conv"` (strided; repeated and convolved), or without parameters by `"pool"`
+            (maxima; interpolation) or `"alias-free"` (low-pass filters, see `AliasFreeDown`).
+        filtered_activations: nonlinearities at twice the resolution and filtered (see `AliasFreeActivation`), at 4^dims / 2^dims
+            times their cost.
+        skip_scale, skip_kappa: scaling of the long skips, see `SkipScale`.
+        routing: share of the channels that a residual block sees at one time (see `ChannelRouting`); 1 for all. The time must
+            then be that of the process, in [0, 1].
+        routing_power, routing_mode: how the window slides, and "random" for the baseline.
 
     Raises:
         InputError: the options do not fit together.
@@ -90,8 +112,16 @@ class UNet(nn.Module):
         zero_init: bool = True,
         attention: AttentionKind = "sdpa",
         gradient_checkpointing: bool = False,
+        resample: Resample = "conv",
+        filtered_activations: bool = False,
+        skip_scale: SkipKind = "none",
+        skip_kappa: float = 0.7,
+        routing: float = 1.0,
+        routing_power: float = 4.0,
+        routing_mode: RoutingMode = "window",
     ) -> None:
         super().__init__()
+        choose("resample", resample, ("conv", "pool", "alias-free"))
         levels = len(multipliers)
         counts = [blocks] * levels if isinstance(blocks, int) else list(blocks)
         widths = [channels * multiplier for multiplier in multipliers]
@@ -113,13 +143,17 @@ class UNet(nn.Module):
             return SpatialAttention(here, groups, SelfAttention(here, count, attention, zero_init=zero_init))
 
         def stage(before: int, here: int, attends: bool) -> Stage:
-            residual = Residual(conv, before, here, width, groups, dropout, scale_shift, zero_init)
+            residual = Residual(
+                conv, before, here, width, groups, dropout, scale_shift, zero_init, filtered_activations
+            )
+            routed.add(before)
             return Stage(
                 residual,
                 attend(here, False) if attends else None,
                 attend(here, True) if attends and token_dim else None,
             )
 
+        routed: set[int] = set()  # channels of the blocks' inputs
         self.time = TimeEmbedding(channels, width, time_features, time_scale)
         self.condition = Conditioning(width, num_classes, vector_dim, token_dim)
         self.activation = nn.SiLU()
@@ -135,20 +169,25 @@ class UNet(nn.Module):
                 skips.append(current)
             self.down.append(stages)
             if level < levels - 1:
-                self.downsample.append(conv(current, current, 3, stride=2, padding=1))
+                self.downsample.append(downsample(resample, conv, current))
                 skips.append(current)
+        self.skips = SkipScale(skip_scale, skips, skip_kappa)
 
         self.middle = nn.ModuleList([stage(current, current, middle_attention), stage(current, current, False)])
 
         # On the way up, lists are indexed by level too: 0 is the finest.
         up, join = [nn.ModuleList() for _ in widths], [nn.ModuleList() for _ in widths]
-        self.upsample = nn.ModuleList(Upsample(conv, widths[level]) for level in range(1, levels))
+        self.upsample = nn.ModuleList(upsample(resample, conv, widths[level]) for level in range(1, levels))
         for level in reversed(range(levels)):
             for _ in range(counts[level] + 1):
                 join[level].append(Join())
                 up[level].append(stage(current + skips.pop(), widths[level], 2**level in attention_levels))
                 current = widths[level]
         self.up, self.join = nn.ModuleList(up), nn.ModuleList(join)
+        routings = sorted(routed) if routing != 1.0 else []
+        self.routing = nn.ModuleDict(
+            {str(n): ChannelRouting(n, routing, routing_power, routing_mode) for n in routings}
+        )
 
         self.norm = Norm(groups, current)
         self.output = conv(current, self.out_channels * patch**dims, 3, padding=1)
@@ -172,33 +211,39 @@ class UNet(nn.Module):
         """
         self._check_input(x)
         told, context = self.condition(x, label, vector, tokens, drop)
-        time = self.time(batch_times(t, x.shape[0]))
+        t = batch_times(t, x.shape[0])
+        time = self.time(t)
         embedding = self.activation(time if told is None else time + told)
+        masks = {int(name): routing(t) for name, routing in self.routing.items()}
 
         h = with_endpoint(x.to(float_dtype(self)), y, self.endpoint_channels, 1)
         h = self.input(layout(fold(h, self.patch), self.input))
         skips = [h]
         for level in range(self.levels):
             for stage in self.down[level]:  # type: ignore[union-attr]
-                h = self._run(stage, h, embedding, context)
+                h = self._run(stage, h, embedding, context, masks)
                 skips.append(h)
             if level < self.levels - 1:
                 h = layout(self.downsample[level](h), self.downsample[level])
                 skips.append(h)
         for stage in self.middle:
-            h = self._run(stage, h, embedding, context)
+            h = self._run(stage, h, embedding, context, masks)
         for level in reversed(range(self.levels)):
             for join, stage in zip(self.join[level], self.up[level], strict=True):  # type: ignore[arg-type]
-                h = self._run(stage, join(h, skips.pop()), embedding, context)
+                skip = skips.pop()
+                h = self._run(stage, join(h, self.skips(skip, len(skips))), embedding, context, masks)
             if level > 0:
                 h = self.upsample[level - 1](h)
         out = unfold(self.output(F.silu(self.norm(h))), self.patch).to(x.dtype)
         return out if x.stride(1) == 1 else out.contiguous()
 
-    def _run(self, stage: nn.Module, h: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
+    def _run(
+        self, stage: nn.Module, h: Tensor, embedding: Tensor, context: Tensor | None, masks: dict[int, Tensor]
+    ) -> Tensor:
+        mask = masks.get(h.shape[1])
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(stage, h, embedding, context, use_reentrant=False)  # type: ignore[return-value]
-        return stage(h, embedding, context)
+            return checkpoint(stage, h, embedding, context, mask, use_reentrant=False)  # type: ignore[return-value]
+        return stage(h, embedding, context, mask)
 
     def _check_input(self, x: Tensor) -> None:
         size = ("length",) if self.dims == 1 else ("height", "width")

@@ -1,11 +1,16 @@
 """The parts of the convolutional U-Net: residual blocks, attention over positions, changes of resolution and layout."""
 
+from typing import Any, Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tweed.nets.alias_free import AliasFreeActivation, AliasFreeDown, AliasFreeUp
 from tweed.nets.registry import zero
+
+Resample = Literal["conv", "pool", "alias-free"]
 
 
 class Pointwise(nn.Conv2d):
@@ -46,9 +51,12 @@ class Residual(nn.Module):
         dropout: float,
         scale_shift: bool,
         zero_init: bool,
+        filtered: bool = False,
     ) -> None:
         super().__init__()
         self.scale_shift = scale_shift
+        dims: Any = 1 if conv is nn.Conv1d else 2
+        self.activation = AliasFreeActivation(nn.SiLU(), dims) if filtered else nn.SiLU()
         self.norm1 = Norm(groups, channels)
         self.conv1 = conv(channels, out_channels, 3, padding=1)
         self.embedding = nn.Linear(width, 2 * out_channels if scale_shift else out_channels)
@@ -60,9 +68,18 @@ class Residual(nn.Module):
         pointwise = Pointwise if conv is nn.Conv2d else conv
         self.shortcut = pointwise(channels, out_channels, 1) if channels != out_channels else nn.Identity()
 
-    def forward(self, h: Float[Tensor, "b c *size"], embedding: Float[Tensor, "b w"]) -> Float[Tensor, "b o *size"]:
-        """The block's answer; `embedding` has been through its nonlinearity already."""
-        inner = self.conv1(F.silu(self.norm1(h)))
+    def forward(
+        self,
+        h: Float[Tensor, "b c *size"],
+        embedding: Float[Tensor, "b w"],
+        mask: Float[Tensor, "b c"] | None = None,
+    ) -> Float[Tensor, "b o *size"]:
+        """The block's answer; `embedding` has been through its nonlinearity already.
+
+        The convolutions see the channels that `mask` leaves, the shortcut all.
+        """
+        seen = h if mask is None else h * mask.reshape(*mask.shape, *[1] * (h.ndim - 2)).to(h.dtype)
+        inner = self.conv1(self.activation(self.norm1(seen)))
         told = self.embedding(embedding).to(inner.dtype)
         told = told.reshape(*told.shape, *[1] * (h.ndim - 2))
         if self.scale_shift:
@@ -70,7 +87,7 @@ class Residual(nn.Module):
             inner = torch.addcmul(shift, self.norm2(inner), 1 + scale)
         else:
             inner = self.norm2(inner + told)
-        return self.shortcut(h) + self.conv2(self.dropout(F.silu(inner)))
+        return self.shortcut(h) + self.conv2(self.dropout(self.activation(inner)))
 
 
 class SpatialAttention(nn.Module):
@@ -95,10 +112,14 @@ class Stage(nn.Module):
         self.residual, self.attention, self.cross = residual, attention, cross
 
     def forward(
-        self, h: Float[Tensor, "b c *size"], embedding: Float[Tensor, "b w"], context: Float[Tensor, "b n d"] | None
+        self,
+        h: Float[Tensor, "b c *size"],
+        embedding: Float[Tensor, "b w"],
+        context: Float[Tensor, "b n d"] | None,
+        mask: Float[Tensor, "b c"] | None = None,
     ) -> Float[Tensor, "b o *size"]:
-        """The state after this stage."""
-        h = self.residual(h, embedding)
+        """The state after this stage, whose residual block sees the channels that `mask` leaves."""
+        h = self.residual(h, embedding, mask)
         if self.attention is not None:
             h = self.attention(h)
         if self.cross is not None and context is not None:
@@ -116,6 +137,26 @@ class Upsample(nn.Module):
     def forward(self, h: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *double"]:
         """The state at twice the resolution."""
         return self.conv(F.interpolate(layout(h, self.conv, growth=4), scale_factor=2.0, mode="nearest"))
+
+
+def downsample(kind: Resample, conv: type[nn.Conv1d] | type[nn.Conv2d], channels: int) -> nn.Module:
+    """Halves every side: a strided convolution, or, without parameters, the maximum of each 2 x 2, or a low-pass filter."""
+    if kind == "conv":
+        return conv(channels, channels, 3, stride=2, padding=1)
+    one = conv is nn.Conv1d
+    return AliasFreeDown(1 if one else 2) if kind == "alias-free" else (nn.MaxPool1d if one else nn.MaxPool2d)(2)
+
+
+def upsample(kind: Resample, conv: type[nn.Conv1d] | type[nn.Conv2d], channels: int) -> nn.Module:
+    """Doubles every side: repetition and a convolution, or, without parameters, linear interpolation, or a filter."""
+    if kind == "conv":
+        return Upsample(conv, channels)
+    one = conv is nn.Conv1d
+    return (
+        AliasFreeUp(1 if one else 2)
+        if kind == "alias-free"
+        else nn.Upsample(scale_factor=2.0, mode="linear" if one else "bilinear")
+    )
 
 
 class Join(nn.Module):

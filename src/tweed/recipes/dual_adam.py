@@ -5,6 +5,7 @@ slow; and classifiers of few digits with wrong labels among them, from scratch a
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from tweed.core import random
 from tweed.recipes import Progress, Report, Row, at_least, at_most, greater_than, info, less_than, span
 from tweed.recipes import _flatness as flatness
 from tweed.recipes._figures import curves
-from tweed.training.optimizers import DualAdam, InvAdam, escape_exponent
+from tweed.training.optimizers import DualAdam, InvAdam, Mode, escape_exponent
 
 F64 = torch.float64
 SHARP, FLAT = 25.0, 1.0  # curvatures of the wells; both barriers are 1 high
@@ -120,10 +121,8 @@ def _quadratic() -> list[Row]:
             optimizer.step()
         return 0.5 * (h * x.detach().square()).sum()
 
-    found = {
-        mode: ended(lambda p, mode=mode: DualAdam(p, 3e-3, switch_rate=1e-3, mode=mode))
-        for mode in ("adam", "dual", "inverse")
-    }
+    modes: tuple[Mode, ...] = ("adam", "dual", "inverse")
+    found = {mode: ended(partial(DualAdam, lr=3e-3, switch_rate=1e-3, mode=mode)) for mode in modes}
     adam = ended(lambda p: torch.optim.Adam(p, 3e-3))
     return [
         at_most("quadratic: loss without the inverse, off torch's Adam", abs(found["adam"] - adam), 1e-30),

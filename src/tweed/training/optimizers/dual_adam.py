@@ -16,6 +16,7 @@ from torch.optim.optimizer import Optimizer
 from tweed.errors import InputError, choose
 
 Mode = Literal["dual", "inverse", "adam"]
+_Lists = tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
 
 
 class DualAdam(Optimizer):
@@ -35,7 +36,7 @@ class DualAdam(Optimizer):
         switch_rate: one over the number of steps in which `a` falls to 0; 0.1 to 0.2 of all steps is a good time.
         mode: "dual"; "inverse" (`a` is 1 forever), or "adam" (0 forever).
         maximize: ascend instead.
-        foreach: use the implementation over lists of tensors; by default wherever there are several.
+        foreach: all tensors of a kind in one call (the default), or one after another, which needs less memory.
 
     Raises:
         InputError: a hyperparameter is out of its range.
@@ -85,13 +86,16 @@ class DualAdam(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             for tensors in self._gathered(group):
-                many = group["foreach"] if group["foreach"] is not None else len(tensors[0]) > 1
-                (_many_tensors if many else _single_tensors)(*tensors, group)
+                if group["foreach"] is False:
+                    for each in zip(*tensors, strict=True):
+                        _update(*([one] for one in each), group=group)
+                else:
+                    _update(*tensors, group=group)
         return loss
 
-    def _gathered(self, group: dict[str, Any]) -> list[tuple[list[Tensor], ...]]:
+    def _gathered(self, group: dict[str, Any]) -> list[_Lists]:
         """Parameters, gradients, moments and counts, in lists of one device and precision each; complex ones as pairs."""
-        lists: dict[Any, tuple[list[Tensor], ...]] = {}
+        lists: dict[Any, _Lists] = {}
         for p in group["params"]:
             if p.grad is None:
                 continue
@@ -173,19 +177,7 @@ def _factors(steps: list[Tensor], group: dict[str, Any]) -> tuple[list[float], l
     return divided, multiplied, [(1.0 - beta2**t) ** 0.5 for t in counts]
 
 
-def _single_tensors(
-    params: list[Tensor],
-    grads: list[Tensor],
-    m: list[Tensor],
-    v: list[Tensor],
-    steps: list[Tensor],
-    group: dict[str, Any],
-) -> None:
-    for each in zip(params, grads, m, v, steps, strict=True):
-        _many_tensors(*([one] for one in each), group)
-
-
-def _many_tensors(
+def _update(
     params: list[Tensor],
     grads: list[Tensor],
     m: list[Tensor],
