@@ -15,6 +15,7 @@ from tweed.core.denoiser import (
 )
 from tweed.core.estimate import Estimate
 from tweed.core.exact import EmpiricalDenoiser, GaussianDenoiser, MixtureDenoiser, MixtureInterpolantDenoiser
+from tweed.core.learned_target import LearnedK
 from tweed.core.potential import PotentialDenoiser
 from tweed.core.rescheduled import Rescheduled
 from tweed.core.starts import Start
@@ -84,6 +85,7 @@ __all__ = [
     "FunctionDenoiser",
     "GaussianDenoiser",
     "InterpolantDenoiser",
+    "LearnedK",
     "MixtureDenoiser",
     "MixtureInterpolantDenoiser",
     "NetworkDenoiser",

@@ -21,6 +21,8 @@ TARGETS = (
     targets.EDM(),
     targets.EDM(data_std=1.3),
     targets.DataResidual(),
+    targets.K(),
+    targets.K(0.8),
 )
 # Those that one process alone has.
 OWN = {processes.MeanReverting: targets.MeanRevertingV(), processes.Resfusion: targets.Resnoise()}

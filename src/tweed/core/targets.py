@@ -137,8 +137,40 @@ class EDM(Target):
         return Row(sigma / (d * norm), -d * alpha / norm, torch.zeros_like(t))
 
 
+@dataclass(frozen=True)
+class K(Target):
+    """`k x_0 - (1 - k) eps`: from the noise (k = 0, with a minus) over the velocity of a straight path (1/2) to the data (1).
+
+    "Revisiting Diffusion Model Predictions Through Dimensionality" (2026, arXiv 2601.21419). A network of limited width is
+    asked for least at `k_star`. `LearnedK` learns k with the network.
+    """
+
+    k: float = 0.5
+
+    def __post_init__(self):
+        if not 0.0 <= self.k <= 1.0:
+            raise InputError(f"k: {self.k} was given; expected a number in [0, 1]")
+
+    def row(self, process: Process, t: Tensor) -> Row:
+        one = torch.ones_like(t)
+        return Row(self.k * one, (self.k - 1.0) * one, torch.zeros_like(t))
+
+
+def k_star(ambient: float, intrinsic: float, variance: float = 1.0) -> float:
+    """The `k` of the target with the least energy, `D / (D + d c^2)`: data of variance c^2 on d of D dimensions.
+
+    Raises:
+        InputError: a dimension or the variance is not positive.
+    """
+    if not min(ambient, intrinsic, variance) > 0.0:
+        raise InputError(
+            f"ambient, intrinsic, variance: {ambient}, {intrinsic}, {variance} were given; expected positive numbers"
+        )
+    return ambient / (ambient + intrinsic * variance)
+
+
 BY_NAME: dict[str, type[Target]] = {
-    kind.__name__: kind for kind in (Data, Noise, V, Velocity, Score, EDM, MeanRevertingV, DataResidual, Resnoise)
+    kind.__name__: kind for kind in (Data, Noise, V, Velocity, Score, EDM, K, MeanRevertingV, DataResidual, Resnoise)
 }
 """Every target by the name that configurations and checkpoints use."""
 

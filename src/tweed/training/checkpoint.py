@@ -16,6 +16,7 @@ from torch import nn
 
 from tweed import nets
 from tweed.core.denoiser import Denoiser, InterpolantDenoiser, NetworkDenoiser
+from tweed.core.learned_target import LearnedK
 from tweed.errors import CheckpointError, InputError
 from tweed.training import files
 from tweed.training.plain import process_from_config, target_from_config, to_config
@@ -118,7 +119,8 @@ def save(
     """Writes a denoiser to a folder, which is made if need be: `config.json` and `model-<hash>.safetensors`.
 
     Args:
-        denoiser: a `NetworkDenoiser` or an `InterpolantDenoiser` whose networks come from the registry.
+        denoiser: a `NetworkDenoiser` or an `InterpolantDenoiser` whose networks come from the registry; a `LearnedK` is
+            written with its present k.
         folder: where to; other files in it stay.
         dtype: what floating-point weights are stored in ("float16", "bfloat16", ...); as they are by default.
         meta: plain values to keep with it (a description, classes, figures), `load` gives them back as `.meta`.
@@ -133,9 +135,10 @@ def save(
     if folder.exists() and not folder.is_dir():
         raise InputError(f"folder: {folder} is a file; expected a folder")
     stored = _dtype(dtype)
+    meta = dict(meta if meta is not None else getattr(denoiser, "meta", {}))
+    denoiser = denoiser.fixed() if isinstance(denoiser, LearnedK) else denoiser
     config = denoiser_config(denoiser)
     tensors = files.to_dtype(denoiser.state_dict(), stored)
-    meta = dict(meta if meta is not None else getattr(denoiser, "meta", {}))
     folder.mkdir(parents=True, exist_ok=True)
     weights = files.write_tensors(folder, "model", tensors)
     header = {"format": FORMAT, "version": VERSION, "weights": weights}
