@@ -187,6 +187,22 @@ def test_an_exact_mask_is_kept_by_ddrm_and_diffpir():
         assert each.solve(gaussian(), Measurement(nothing, 0.0 * y, 0.0), 1, dtype=F64).samples.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["PiGDM", "DDRM", "DiffPIR"])
+def test_what_rounding_hides_is_not_measured(name):
+    # An exact measurement in float32, through singular values far below its precision: those directions are the prior's.
+    values = torch.logspace(0, -12, 13, dtype=F64)
+    operator = Matrix((13,), torch.diag(values))
+    prior = GaussianDenoiser(torch.zeros(13, dtype=F64), torch.ones(13, dtype=F64), VP)
+    x = prior.sample(4, 1)
+    measurement = Measurement(operator, operator(x).float(), 0.0)
+    assert measurement.deviation == pytest.approx(torch.finfo(torch.float32).eps * operator(x).abs().max().item())
+    made = METHODS[name].solve(prior, measurement, 50, seed=2).samples
+    assert made.abs().max() < 6.0
+    assert (made[..., :4] - x[:, :4]).abs().max() < 0.05
+    assert Measurement(operator, operator(x).float(), 0.2).deviation == 0.2
+    assert Measurement(operator, operator(x[:0]), 0.0).deviation == 0.0
+
+
 def test_ddrm_without_a_measurement_is_ddim():
     operator = Inpainting((3,), torch.zeros(3, dtype=torch.bool))
     measurement = Measurement(operator, torch.zeros(5, 3, dtype=F64), 0.1)

@@ -57,8 +57,10 @@ class DDRM(Method):
         s = spectrum.values.to(run.device, dtype)
         known = s > 0.0
         y = torch.where(known, spectrum.observed(run.measurement.y) / s, 0.0)
-        # Of a coefficient's measurement; that of one which is not measured is never used.
-        spread = torch.where(known, run.measurement.noise / s, 0.0)
+        # Of a coefficient's measurement; that of one which is not measured is never used. An exact one stays exact, but
+        # where the singular value is so small that rounding would be seen.
+        spread = run.measurement.deviation / s
+        spread = torch.where(known & (spread > (0.0 if run.measurement.noise else 1e-3)), spread, 0.0)
 
         def noise(step: int) -> Tensor:
             shape = (run.rows, *run.event)

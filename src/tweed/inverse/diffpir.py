@@ -59,7 +59,7 @@ class DiffPIR(Method):
         for i, (t, here, there) in enumerate(zip(times, marks, marks[1:], strict=False)):
             x0 = run.estimate(x, t).x0
             run.record(x0, i / self.steps)
-            rho = self.strength * (run.measurement.noise * here.alpha / here.sigma) ** 2
+            rho = self.strength * (run.measurement.deviation * here.alpha / here.sigma) ** 2
             x0 = nearest(run.measurement, x0, rho, self.iterations)
             eps = (x - here.alpha * x0) / here.sigma
             fresh = random.normal(x.shape, seed, draw=i + 1, dtype=x.dtype, device=x.device)

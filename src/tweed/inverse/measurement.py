@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -63,6 +64,13 @@ class Measurement:
                 "take any operator that can be differentiated"
             )
         return self.operator
+
+    @cached_property
+    def deviation(self) -> float:
+        """The noise, but not less than the rounding of `y`: where singular values are smaller still, nothing is measured."""
+        values = real_parts(self.y)
+        largest = values.abs().max().item() if values.numel() else 0.0
+        return max(self.noise, torch.finfo(values.dtype).eps * largest)
 
     def residual(self, x0: Float[Tensor, "b *event"]) -> Float[Tensor, "b *measured"]:
         """`y - A(x_0)`."""

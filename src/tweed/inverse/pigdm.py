@@ -61,7 +61,7 @@ class PiGDM(GuidedSampler):
         if spread == 0.0:
             return estimate, None
         x0 = estimate.x0
-        pull = weighed_back(run.measurement, x0.detach(), spread, run.measurement.noise**2, self.iterations)
+        pull = weighed_back(run.measurement, x0.detach(), spread, run.measurement.deviation**2, self.iterations)
         (g,) = torch.autograd.grad(x0, x, pull)
         return with_score(estimate, self.strength * g, t), None
 

@@ -1,0 +1,63 @@
+"""The recipes of training and architecture at the smallest scale, and that wrong ingredients are found out."""
+
+import pytest
+import torch
+
+from tweed.core import random, targets
+from tweed.recipes import _flatness as flatness
+from tweed.recipes import dual_adam, k_diff, silent
+from tweed.recipes.registry import reproduce
+
+FIGURES = {"dual-adam": {"escape.png"}, "k-diff": {"targets.png"}}
+
+
+def failed(rows):
+    return {row.quantity for row in rows if row.holds is False}
+
+
+@pytest.mark.parametrize("slug", FIGURES)
+def test_every_relation_holds_and_is_written(slug, tmp_path):
+    report = reproduce(slug, seed=3, scale="smoke")
+    assert report.holds, [(row.quantity, row.here, row.baseline) for row in report.failed]
+    assert {path.name for path in report.write(tmp_path).iterdir()} == FIGURES[slug] | {"report.json", "report.md"}
+
+
+def test_an_inverse_step_that_divides_is_found_out(monkeypatch):
+    monkeypatch.setitem(dual_adam.OPTIMIZERS, "InvAdam", torch.optim.Adam)
+    right = dual_adam.escape_rates
+    monkeypatch.setattr(dual_adam, "escape_rates", lambda *a: right(*a, steps=600))
+    assert "... InvAdam over Adam" in failed(dual_adam._escapes(0, 500, silent)[0])
+
+
+def test_a_target_of_the_wrong_sign_is_found_out(monkeypatch):
+    right = targets.K.row
+    monkeypatch.setattr(
+        targets.K, "row", lambda self, process, t: right(self, process, t)._replace(noise=1.0 - self.k + 0 * t)
+    )
+    assert "data, noise, velocity from every k: off the truth" in failed(k_diff._conversions(0))
+
+
+class TestFlatness:
+    """What the classifiers are measured by."""
+
+    def test_runs_do_not_feel_one_another(self):
+        sizes = flatness.Sizes(5, 8, 2, 3)
+        x, label = random.uniform((2, 30, 64), 8), torch.arange(60).reshape(2, 30) % 10
+        weights = flatness.initial(2, 1)
+        both = flatness.train(weights, flatness.optimizers(sizes)["DualAdam"], 1e-2, x, label, sizes, 4)
+        # Another second run: the first is as it was.
+        other = flatness.train(weights, flatness.optimizers(sizes)["DualAdam"], 1e-2, x.flip(0), label, sizes, 4)
+        mixed = torch.stack((x[0], 1.0 - x[1]))
+        again = flatness.train(weights, flatness.optimizers(sizes)["DualAdam"], 1e-2, mixed, label, sizes, 4)
+        for a, b, c in zip(both, again, other, strict=True):
+            torch.testing.assert_close(a[0], b[0], rtol=0, atol=1e-7)
+            assert (a[1] - b[1]).abs().max() > 1e-5
+            assert (a[0] - c[0]).abs().max() > 1e-5
+
+    def test_sharpness_is_the_trace_of_the_curvature_of_a_quadratic(self, monkeypatch):
+        # Of sum(h w^2) / 2 the mean rise under w + s |w| z / |z| is s^2 |w|^2 mean(h) / 2.
+        h = torch.linspace(0.0, 2.0, 50)[None, :, None]
+        w = torch.full((3, 50, 1), 0.5)
+        monkeypatch.setattr(flatness, "losses", lambda weights, x, label: 0.5 * (h * weights[0] ** 2).sum((1, 2)))
+        rise = flatness.sharpness([w], torch.zeros(1), torch.zeros(3, 1), 1, size=0.1, draws=4000)
+        torch.testing.assert_close(rise, torch.full((3,), 0.5 * 0.01 * 12.5 * 1.0), rtol=0.15, atol=0)
