@@ -43,3 +43,17 @@ def test_it_knows_held_out_glyphs_from_noise_at_every_level(model):
             ours = (model(x, t, label=batch["label"]).x0 - batch["x"]).square().mean()
             plain = (linear(x, t).x0 - batch["x"]).square().mean()
         assert ours < 0.5 * plain, t
+
+
+def test_speech_comes_out_of_noise():
+    pytest.importorskip("espeakng_loader", reason="needs tweed[audio]")
+    from tweed.data.speech import NoisySpeech
+    from tweed.metrics.audio import si_sdr
+    from tweed.restoration import enhance
+
+    # Held-out voices in coloured noise. On average a draw gains 4.5 dB, and the network that answers at once 7.5.
+    clean, noisy = NoisySpeech(("coloured",), (-5.0, 5.0), 192, 4, split="test", seed=5).waveforms(torch.arange(4))
+    before = si_sdr(noisy, clean)
+    draw, direct = (enhance(noisy, tw.load(name), seed=1) for name in ("speech", "speech-direct"))
+    assert (si_sdr(draw, clean) - before).mean() > 2.0
+    assert (si_sdr(direct, clean) - before).mean() > 4.0

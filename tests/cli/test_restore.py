@@ -88,14 +88,35 @@ def test_what_is_hidden_may_be_nan_or_transparent(tmp_path, capsys, letter):
         (["words.txt", "--task", "sr"], "input"),
         (["words.png", "--task", "sr"], "input"),
         (["pickled.npy", "--task", "sr"], "input"),
+        (["complex.npy", "--task", "deblur"], "complex"),
     ],
 )
 def test_what_cannot_be_restored_is_named(tmp_path, capsys, words, message):
     np.save(tmp_path / "small.npy", np.zeros((16, 16)))
     np.save(tmp_path / "pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "complex.npy", np.zeros((32, 32), dtype=complex))
     (tmp_path / "words.txt").write_text("words")
     (tmp_path / "words.png").write_text("words")
     write_sheet(torch.zeros(1, 1, 8, 8), tmp_path / "sheet.png")
     code = main(["restore", str(tmp_path / words[0]), *words[1:], "--out", str(tmp_path / "out")])
     assert code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_recording_keeps_its_rate_channels_and_length(tmp_path, capsys):
+    soundfile = pytest.importorskip("soundfile", reason="needs tweed[audio]")
+    t = np.arange(22050) / 22050.0
+    voice = sum(np.sin(2 * np.pi * 140.0 * k * t) / k for k in range(1, 20)) * (0.5 + 0.5 * np.sin(9.0 * t))
+    noise = np.random.default_rng(0).standard_normal((2, len(t)))
+    soundfile.write(tmp_path / "noisy.wav", (0.1 * voice + 0.05 * noise).T, 22050)
+    words = [str(tmp_path / "noisy.wav"), "--task", "denoise-speech", "--steps", "4"]
+    assert main(["restore", *words, "--out", str(tmp_path / "out"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["rate"], facts["channels"]) == (22050, 2)
+    restored, rate = soundfile.read(tmp_path / "out" / "restored.wav")
+    assert (restored.shape, rate) == ((len(t), 2), 22050)
+    assert np.abs(restored).max() > 0.01
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"restored.wav", "spectrograms.png"}
+    (tmp_path / "words.wav").write_text("words")
+    assert main(["restore", str(tmp_path / "words.wav"), *words[1:], "--out", str(tmp_path / "out")]) == 2
+    assert "words.wav" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 import tweed as tw
 from tweed.recipes import _speech_exact as exact
-from tweed.recipes import _speech_recipe as recipe
+from tweed.recipes.registry import reproduce
 
 
 def wrong(seed=0, n=4000):
@@ -10,7 +10,7 @@ def wrong(seed=0, n=4000):
 
 
 def test_every_relation_holds_and_is_written(tmp_path):
-    report = recipe.run(3, "smoke", lambda *a: None)
+    report = reproduce("speech-enhancement", seed=3, scale="smoke")
     assert report.holds, [(row.quantity, row.here, row.relation) for row in report.failed]
     assert {path.name for path in report.write(tmp_path).iterdir()} == {"report.json", "report.md", "exact.png"}
 

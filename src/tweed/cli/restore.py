@@ -21,7 +21,7 @@ EXAMPLES = (
     "tweed restore letter.png --task inpaint --degrade --out out",
     "tweed restore small.png --task sr --factor 2 --method ddrm --n 4",
     "tweed restore scan.npy --task ct --span 180 --noise 0.02",
-    "tweed restore speech.wav --task denoise-speech --model runs/speech",
+    "tweed restore speech.wav --task denoise-speech --n 4",
 )
 
 METHODS = ("pigdm", "ddrm", "diffpir", "red-diff", "dps", "flow-chef")
@@ -57,8 +57,7 @@ def run(
         task: inpaint (see `--mask`), sr (an image that is smaller by `--factor`), deblur (`--blur`), ct (a sinogram .npy of
             absorption in [0, 1], angles x detectors over `--span`, in units of pixels), or denoise-speech.
         method: pigdm, ddrm, diffpir, red-diff, dps or flow-chef. PiGDM and DDRM come nearest to samples of the posterior.
-        model: A bundled model, a checkpoint's folder or a Hub id; glyphs by default. Recordings need one of speech, which
-            `tweed train speech` makes.
+        model: A bundled model, a checkpoint's folder or a Hub id; glyphs by default, and speech for recordings.
         label: A class of the model, by name or number; none by default.
         scale: Classifier-free guidance towards the label.
         degrade: Take the input for clean, and degrade it first.
@@ -82,9 +81,7 @@ def run(
         raise InputError(f"input: {input} is no file")
     out.mkdir(parents=True, exist_ok=True)
     if task == "denoise-speech":
-        if model is None:
-            raise InputError("model: none was given; `tweed train speech` makes one, then pass --model runs/speech")
-        facts = _speech(input, model, steps, n, seed, out, device)
+        facts = _speech(input, model or "speech", steps, n, seed, out, device)
     else:
         import torch
 
@@ -225,9 +222,12 @@ def _read(path: Path, event: tuple[int, ...]) -> "tuple[Tensor, Tensor | None]":
 
     if path.suffix == ".npy":
         try:
-            array = torch.from_numpy(np.asarray(np.load(path, allow_pickle=False), dtype=np.float64))
-        except (OSError, ValueError, TypeError) as error:
+            loaded = np.load(path, allow_pickle=False)
+            array = torch.from_numpy(np.asarray(loaded.real, dtype=np.float64))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise InputError(f"input: {path} cannot be read as an array of numbers ({error})") from None
+        if np.iscomplexobj(loaded):
+            raise InputError(f"input: {path.name} holds complex numbers; expected real ones")
         array = array.reshape((1,) * (len(event) - array.ndim) + tuple(array.shape))
         hidden = array.isnan()
         return array.nan_to_num(), ~hidden if bool(hidden.any()) else None
@@ -282,7 +282,7 @@ def _write(
         free = name == "spread" or (name == "measured" and task == "ct")
         fixed = {} if free else {"vmin": -1.0, "vmax": 1.0}
         picture = image[0] if len(image) == 1 else (0.5 * image.clamp(-1, 1) + 0.5).movedim(0, -1)
-        axes.imshow(picture.detach().cpu(), cmap="gray", **fixed)
+        axes.imshow(picture.detach().cpu().numpy(), cmap="gray", **fixed)
         axes.set_title(name, fontsize=9)
         axes.set_xticks([])
         axes.set_yticks([])
@@ -302,12 +302,13 @@ def _speech(path: Path, model: str, steps: int | None, n: int, seed: int, out: P
     speech = enhance(waveform, denoiser, rate=rate, steps=steps, samples=n, seed=seed, progress=True).cpu()
     files = [write_audio(out / "restored.wav", speech, rate), out / "spectrograms.png"]
     figure = Figure(figsize=(8.0, 4.6), layout="constrained")
-    front = CompressedSTFT(**(getattr(denoiser, "meta", None) or {}).get("stft", {}))
+    front = CompressedSTFT(exponent=1.0, factor=1.0)
     sounds = {"input": waveform, "restored": speech}
     for axes, (name, sound) in zip(figure.subplots(2, 1, sharex=True), sounds.items(), strict=True):
-        bins = front.compress(sound[:1] / sound.abs().amax().clamp_min(1e-8)).abs()
+        level = 20.0 * front.compress(sound[:1].float())[0, 0].abs().clamp_min(1e-6).log10()
+        limits = {"vmin": level.max().item() - 60.0, "vmax": level.max().item()}  # decibels
         extent = (0.0, sound.shape[-1] / rate, 0.0, 0.5e-3 * rate)
-        axes.imshow(bins.reshape(*bins.shape[-2:]), origin="lower", aspect="auto", cmap="magma", extent=extent)
+        axes.imshow(level.numpy(), origin="lower", aspect="auto", cmap="magma", extent=extent, **limits)
         axes.set_ylabel(f"{name}, kHz")
     axes.set_xlabel("seconds")
     write_bytes(files[1], _png(figure))

@@ -91,7 +91,7 @@ def _process_rows(seed: int, n: int) -> list[Row]:
     return [
         at_most("d sigma^2/dt + 2 stiffness sigma^2 - g^2, largest", residual.abs().max(), 1e-5),
         at_most("sigma(0)", PROCESS.level(0.0).sigma, 0.0),
-        at_most("simulated paths at t = 1: mean or variance off, in standard errors", _paths(seed, min(n, 4000)), 3.0),
+        at_most("simulated paths at t = 1: mean or variance off, in standard errors", _paths(seed, min(n, 4000)), 4.0),
         at_most("loss at the score -z / sigma", loss(perfect, prepared).max(), 1e-12),
     ]
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,23 +13,35 @@ from tweed.core import random
 from tweed.core.denoiser import Denoiser
 from tweed.data.speech import NoisySpeech
 from tweed.metrics.audio import estoi, pesq, si_sdr
-from tweed.recipes import Progress, Row, at_least, greater_than, info
+from tweed.recipes import Progress, Row, at_least, greater_than, info, span
 from tweed.restoration.speech import enhance, speech_sampler, write_audio
 
-SEEN, UNSEEN, ROOM = ("coloured", "machine", "babble"), ("bursts", "sweeps"), ("reverberation",)
+PARTS = {
+    "trained kinds of noise": ("coloured", "machine"),
+    "other voices": ("babble",),
+    "other kinds of noise": ("bursts", "sweeps"),
+    "rooms": ("reverberation",),
+}
 SNR = (-5.0, 5.0)
 MEASURES = {"SI-SDR": si_sdr, "PESQ": pesq, "ESTOI": estoi}
+DRAWS = 8
+MEAN = f"mean of {DRAWS} draws"
+TRAINED, VOICES, OTHER, ROOMS = PARTS
 Scores = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Samples with noises of the trained kinds, of other kinds, and in rooms; frames of each (8 ms)."""
+    """Samples with noises of the trained kinds, among other voices, with other kinds of noise, and in rooms."""
 
-    seen: int
-    unseen: int
+    trained: int
+    voices: int
+    other: int
     rooms: int
-    frames: int = 256
+    frames: int = 256  # of 8 ms
+
+    def of(self) -> dict[str, int]:
+        return dict(zip(PARTS, (self.trained, self.voices, self.other, self.rooms), strict=True))
 
 
 @dataclass(frozen=True)
@@ -40,93 +53,116 @@ class Part:
     versions: Mapping[str, Tensor]
     scores: Scores
 
-
-def test_set(kinds: tuple[str, ...], n: int, frames: int, seed: int) -> NoisySpeech:
-    """Held-out speech with what is named."""
-    return NoisySpeech(kinds, snr=SNR, frames=frames, length=n, split="test", seed=random.fold(seed, len(kinds), n))
+    def gain(self, version: str) -> float:
+        """In SI-SDR over the degraded speech, dB."""
+        return self.scores[version]["SI-SDR"] - self.scores["degraded"]["SI-SDR"]
 
 
 def run(seed: int, sizes: Sizes, progress: Progress) -> tuple[dict[str, Part], list[Row]]:
     """All parts, and the rows that compare them."""
     model, direct = tw.load("speech"), tw.load("speech-direct")
     parts = {}
-    for number, (name, kinds, n) in enumerate(
-        (("seen", SEEN, sizes.seen), ("unseen", UNSEEN, sizes.unseen), ("rooms", ROOM, sizes.rooms))
-    ):
-        progress(f"speech: {', '.join(kinds)}", number / 3)
+    for number, (name, n) in enumerate(sizes.of().items()):
+        data = NoisySpeech(
+            PARTS[name], snr=SNR, frames=sizes.frames, length=n, split="test", seed=random.fold(seed, 20, number)
+        )
         parts[name] = measure(
-            model, direct, kinds, test_set(kinds, n, sizes.frames, seed), random.fold(seed, 21, number)
+            model, direct, name, data, random.fold(seed, 21, number), span(progress, number / 4, (number + 1) / 4)
         )
     return parts, rows(parts)
 
 
-def measure(model: Denoiser, direct: Denoiser, kinds: tuple[str, ...], data: NoisySpeech, seed: int) -> Part:
+def measure(model: Denoiser, direct: Denoiser, name: str, data: NoisySpeech, seed: int, progress: Progress) -> Part:
     """Every version of a test set. Waveforms are restored as the channels of one recording: each on its own."""
     clean, noisy = data.waveforms(torch.arange(len(data)))
-    snr = 0.33 if kinds == ROOM else 0.5
-    versions = {
-        "degraded": noisy,
-        "direct": enhance(noisy, direct, seed=seed),
-        "30 steps": enhance(noisy, model, solver=speech_sampler(snr), steps=30, seed=seed),
-    }
-    if kinds != ROOM:
-        versions["5 steps"] = enhance(noisy, model, solver=speech_sampler(snr), steps=5, seed=seed)
-    if kinds == SEEN:
-        versions["no corrector"] = enhance(noisy, model, solver=speech_sampler(corrector_steps=0), steps=30, seed=seed)
+    sampler = speech_sampler(0.33 if name == ROOMS else 0.5)
+    versions = {"degraded": noisy, "discriminative": enhance(noisy, direct, seed=seed)}
+    wanted: dict[str, dict[str, Any]] = {"30 steps": {"steps": 30}}
+    if name != ROOMS:
+        wanted["5 steps"] = {"steps": 5}
+    if name == TRAINED:
+        wanted["30 steps, no corrector"] = {"steps": 30, "solver": speech_sampler(corrector_steps=0)}
+        wanted[MEAN] = {"steps": 30, "samples": DRAWS}
+    for k, (version, options) in enumerate(wanted.items()):
+        progress(f"{name}: {version}", k / len(wanted))
+        versions[version] = enhance(noisy, model, seed=seed, **{"solver": sampler, **options})
     scores = {
-        version: {name: of(wave, clean).nanmean().item() for name, of in MEASURES.items()}
+        version: {measure: of(wave, clean).nanmean().item() for measure, of in MEASURES.items()}
         for version, wave in versions.items()
     }
-    return Part(kinds, clean, versions, scores)
+    return Part(data.kinds, clean, versions, scores)
 
 
 def rows(parts: Mapping[str, Part]) -> list[Row]:
     """What must hold, and what is only reported; the baseline is the discriminative network, or the degraded speech."""
-    seen, unseen, rooms = (parts[name].scores for name in ("seen", "unseen", "rooms"))
-    found = []
-    for name, scores, least in (("trained kinds of noise", seen, 5.0), ("other kinds of noise", unseen, 1.0)):
-        gain, plain = (scores[v]["SI-SDR"] - scores["degraded"]["SI-SDR"] for v in ("30 steps", "direct"))
-        found += [
-            at_least(
-                f"{name}: gain in SI-SDR, dB", gain, least, baseline=plain, note="baseline: discriminative network"
-            ),
-            greater_than("... PESQ", scores["30 steps"]["PESQ"], scores["degraded"]["PESQ"], note="baseline: noisy"),
-            greater_than("... ESTOI", scores["30 steps"]["ESTOI"], scores["degraded"]["ESTOI"], note="baseline: noisy"),
-            info("... PESQ, ESTOI of the discriminative network", _two(scores["direct"])),
-        ]
-    found.insert(
-        1,
+    found: list[Row] = []
+    for name in (TRAINED, OTHER):
+        part = parts[name]
+        gain, plain = part.gain("30 steps"), part.gain("discriminative")
+        note = "baseline: discriminative network"
+        least = 5.0 if name == TRAINED else 0.0
+        found.append(at_least(f"{name}: gain in SI-SDR, 30 steps, dB", gain, least, baseline=plain, note=note))
+        found += [_up(part, measure, name == TRAINED) for measure in ("PESQ", "ESTOI")]
+        found.append(info("... PESQ, ESTOI of the discriminative network", _two(part.scores["discriminative"])))
+    part = parts[TRAINED]
+    found += [
         at_least(
-            "... 30 steps over 5 steps, dB",
-            seen["30 steps"]["SI-SDR"] - seen["5 steps"]["SI-SDR"],
+            f"{TRAINED}: 30 steps over 5 steps, dB",
+            part.gain("30 steps") - part.gain("5 steps"),
             1.0,
             published="30 steps suffice",
         ),
-    )
-    found.insert(
-        2,
-        info("... without the corrector, over noisy, dB", seen["no corrector"]["SI-SDR"] - seen["degraded"]["SI-SDR"]),
-    )
-    lost = {v: seen[v]["PESQ"] - unseen[v]["PESQ"] for v in ("30 steps", "direct")}
-    return [
-        *found,
-        info(
-            "PESQ lost from trained to other kinds",
-            lost["30 steps"],
-            baseline=lost["direct"],
-            published="loses less than discriminative models",
+        at_least(
+            f"... {MEAN} over one, dB",
+            part.gain(MEAN) - part.gain("30 steps"),
+            1.0,
+            note="of exact draws 2.5",
         ),
-        greater_than(
-            "rooms: ESTOI", rooms["30 steps"]["ESTOI"], rooms["degraded"]["ESTOI"], note="baseline: reverberant"
-        ),
-        greater_than("... PESQ", rooms["30 steps"]["PESQ"], rooms["degraded"]["PESQ"], note="baseline: reverberant"),
+        info("... gain without the corrector, dB", part.gain("30 steps, no corrector")),
         info(
-            "... SI-SDR, dB",
-            rooms["30 steps"]["SI-SDR"],
-            baseline=rooms["direct"]["SI-SDR"],
-            note=f"reverberant {rooms['degraded']['SI-SDR']:.1f}; baseline: discriminative network",
+            f"{VOICES}: gain in SI-SDR, dB",
+            parts[VOICES].gain("30 steps"),
+            baseline=parts[VOICES].gain("discriminative"),
+            note="baseline: discriminative network",
         ),
     ]
+    for measure in ("SI-SDR", "PESQ"):
+        lost = {
+            v: _rise(parts[TRAINED], v, measure) - _rise(parts[OTHER], v, measure)
+            for v in ("30 steps", "discriminative")
+        }
+        found.append(
+            info(
+                f"rise in {measure} lost from trained to other kinds of noise",
+                lost["30 steps"],
+                baseline=lost["discriminative"],
+                published="loses less than discriminative models",
+                note="baseline: discriminative network",
+            )
+        )
+    part = parts[ROOMS]
+    return [
+        *found,
+        _up(part, "ESTOI", True, f"{ROOMS}: "),
+        _up(part, "PESQ", True),
+        info(
+            "... gain in SI-SDR, dB",
+            part.gain("30 steps"),
+            baseline=part.gain("discriminative"),
+            note=f"reverberant {part.scores['degraded']['SI-SDR']:.1f}; baseline: discriminative network",
+        ),
+    ]
+
+
+def _rise(part: Part, version: str, measure: str) -> float:
+    return part.scores[version][measure] - part.scores["degraded"][measure]
+
+
+def _up(part: Part, measure: str, needed: bool, name: str = "... ") -> Row:
+    here, before = part.scores["30 steps"][measure], part.scores["degraded"][measure]
+    if needed:
+        return greater_than(f"{name}{measure}", here, before, note="baseline: degraded")
+    return info(f"{name}{measure}", here, baseline=before, note="baseline: degraded")
 
 
 def _two(scores: Mapping[str, float]) -> str:
@@ -135,5 +171,8 @@ def _two(scores: Mapping[str, float]) -> str:
 
 def write_examples(part: Part, folder: str | Path, index: int = 0) -> list[Path]:
     """The versions of one sample of a part as wav files, each at the level of the degraded one."""
-    waves = {"clean": part.clean, **{name.replace(" ", "-"): wave for name, wave in part.versions.items()}}
-    return [write_audio(Path(folder) / f"{name}.wav", 0.9 * wave[index]) for name, wave in waves.items()]
+    waves = {"clean": part.clean, **part.versions}
+    return [
+        write_audio(Path(folder) / f"{name.replace(',', '').replace(' ', '-')}.wav", 0.9 * wave[index])
+        for name, wave in waves.items()
+    ]

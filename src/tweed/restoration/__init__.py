@@ -10,17 +10,23 @@ from tweed.restoration.residual import (
     remove,
     residual_first,
 )
+from tweed.restoration.speech import enhance, read_audio, speech_grid, speech_sampler, write_audio
 
 __all__ = [
     "Choice",
     "ResidualNoise",
     "ResidualNoiseLoss",
+    "enhance",
     "mrs",
     "noise_first",
     "process_path",
+    "read_audio",
     "remaining_grid",
     "remove",
     "residual_first",
     "select_objective",
+    "speech_grid",
+    "speech_sampler",
     "step_times",
+    "write_audio",
 ]

@@ -129,7 +129,7 @@ class TrainConfig:
 
     @classmethod
     def read(cls, path: str | Path) -> "TrainConfig":
-        """A configuration from a TOML file, or one of those that tweed brings, by its name ("digits", "glyphs").
+        """A configuration from a TOML file, or one of those that tweed brings, by its name ("digits", "glyphs", "speech").
 
         Raises:
             InputError: there is no such file, it is not TOML, or what `from_dict` raises.
