@@ -2,6 +2,8 @@
 
 import tweed as tw
 from tweed.recipes import _speech_exact as exact
+from tweed.recipes import _speech_figures as drawn
+from tweed.recipes import _speech_measured as measured
 from tweed.recipes.registry import reproduce
 
 
@@ -41,3 +43,29 @@ def test_a_front_end_that_forgets_its_factor_is_found_out(monkeypatch):
 
     monkeypatch.setattr(exact, "CompressedSTFT", Forgetful)
     assert "waveform through the front end and back, largest error" in wrong()
+
+
+def parts(**changed):
+    """Made-up measurements: 30 steps gain 5.5 dB, the mean of draws 8, and so on."""
+    made = {}
+    for number, (name, kinds) in enumerate(measured.PARTS.items()):
+        clean = tw.random.normal((len(kinds), 4000), number)
+        scores = {
+            version: {"SI-SDR": gain, "PESQ": 1.1 + 0.05 * gain, "ESTOI": 0.5 + 0.01 * gain}
+            for version, gain in {
+                "degraded": 0.0, "discriminative": 8.0, "30 steps": 5.5, "5 steps": 4.0, "30 steps, no corrector": 5.0,
+                measured.MEAN: 8.0, **changed,
+            }.items()
+        }  # fmt: skip
+        made[name] = measured.Part(kinds, clean, dict.fromkeys(scores, clean + 0.1), scores)
+    return made
+
+
+def test_what_is_measured_of_the_bundled_models_is_judged_and_drawn(tmp_path):
+    assert {row.holds for row in measured.rows(parts())} == {True, None}
+    worse = [row.quantity for row in measured.rows(parts(**{"30 steps": -1.0})) if row.holds is False]
+    assert len(worse) >= 5
+    assert [row.quantity for row in measured.rows(parts(**{measured.MEAN: 5.6})) if row.holds is False]
+    figure = drawn.spectrograms(parts())
+    assert len(figure.axes) == 4 * 6 + 1
+    assert len(measured.write_examples(parts()[measured.TRAINED], tmp_path)) == 7

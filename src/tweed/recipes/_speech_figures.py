@@ -14,18 +14,14 @@ def spectrograms(parts: Mapping[str, Part]) -> Any:
     """One sample a row: clean, degraded, by regression, by 30 steps."""
     from matplotlib.figure import Figure
 
-    names = {"degraded": "degraded", "direct": "discriminative", "30 steps": "30 steps"}
-    shown = [
-        (part, index)
-        for part in parts.values()
-        for index in range(min(2 if part is parts["seen"] else 1, len(part.clean)))
-    ]
-    figure = Figure(figsize=(11.5, 2.1 * len(shown)), layout="constrained")
+    names = ("degraded", "discriminative", "30 steps")
+    shown = [(part, index) for part in parts.values() for index in range(min(len(part.kinds), len(part.clean)))]
+    figure = Figure(figsize=(11.5, 1.7 * len(shown)), layout="constrained")
     grid = figure.subplots(len(shown), 4, squeeze=False)
     stft = CompressedSTFT(exponent=1.0, factor=1.0)
     picture = None
     for row, (part, index) in zip(grid, shown, strict=True):
-        waves = {"clean": part.clean[index], **{title: part.versions[key][index] for key, title in names.items()}}
+        waves = {"clean": part.clean[index], **{name: part.versions[name][index] for name in names}}
         top = 20.0 * stft.compress(waves["clean"]).abs().max().log10().item()
         for axes, (title, wave) in zip(row, waves.items(), strict=True):
             level = 20.0 * stft.compress(wave)[0].abs().clamp_min(1e-8).log10()

@@ -128,7 +128,7 @@ def measure(ambient: int, intrinsic: int, settings: Settings, seed: int, progres
 def _conversions(seed: int) -> list[Row]:
     t = 0.02 + 0.96 * random.uniform((100, 1), random.fold(seed, 20), dtype=F64)[:, 0]
     x0, eps = (random.normal((100,), random.fold(seed, 21 + i), dtype=F64) for i in range(2))
-    worst, twice = 0.0, 0.0
+    worst = 0.0
     for process in (PROCESS, tw.processes.VP()):
         x = process.alpha(t) * x0 + process.sigma(t) * eps
         for k in (0.0, 0.3, 0.5, 0.8, 1.0):
@@ -141,7 +141,7 @@ def _conversions(seed: int) -> list[Row]:
                 state, factor, _ = convert(process, K(k), wanted, t)
                 worst = max(worst, (state * x + factor * answer - truth).abs().max().item())
     state, factor, _ = convert(PROCESS, K(0.5), targets.Velocity(), t)
-    twice = max(state.abs().max().item(), (factor + 2.0).abs().max().item())
+    twice = max(torch.as_tensor(off).abs().max().item() for off in (state, factor + 2.0))
     return [
         at_most("data, noise, velocity from every k: off the truth", worst, 1e-9),
         at_most("k = 1/2 on a straight path: off minus half the velocity", twice, 1e-12),
