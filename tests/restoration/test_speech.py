@@ -159,6 +159,10 @@ def test_draws_differ_by_seed_and_their_average_is_nearer_to_the_mean():
     wave = 0.2 * normal((4000,), 9)
     one, again, other = (enhance(wave, model, steps=10, stft=SMALL, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(one, again)
+    # The sampler alone is not the grid: one that is given runs on the published times too.
+    assert torch.equal(enhance(wave, model, steps=10, stft=SMALL, seed=1, solver=speech_sampler()), one)
+    other_times = enhance(wave, model, steps=10, stft=SMALL, seed=1, grid=tw.grids.uniform)
+    assert not torch.equal(other_times, one)
     many = enhance(wave, model, steps=10, stft=SMALL, samples=8, seed=3)
     more = enhance(wave, model, steps=10, stft=SMALL, samples=8, seed=4)
     assert (many - more).square().mean() < 0.25 * (one - other).square().mean()

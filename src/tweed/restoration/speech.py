@@ -8,6 +8,7 @@ with an endpoint and network may take its place.
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -61,6 +62,7 @@ def enhance(
     rate: int = 16000,
     steps: int | None = None,
     solver: Solver | None = None,
+    grid: Callable[..., Tensor] | None = None,
     stft: CompressedSTFT | None = None,
     samples: int = 1,
     segment: float = 8.0,
@@ -79,7 +81,8 @@ def enhance(
             (16000), `sampling_steps` (30) and `stft`, the fields of its front end.
         rate: of the waveform, in hertz.
         steps: of the solver.
-        solver: by default the published sampler on its grid for `OUVE`, and DDIM on any other process.
+        solver: by default the published sampler for `OUVE`, and DDIM on any other process.
+        grid: of times, a function of `tweed.grids`; by default `speech_grid` for `OUVE`, with any solver.
         stft: the front end, where it is not the model's.
         samples: draws to average. A draw is speech-like, but twice as far from the truth, in mean square, as the average
             of many.
@@ -113,10 +116,10 @@ def enhance(
     peak = rows.abs().amax(-1, keepdim=True)
     pieces, restore = _segments(rows / peak.clamp_min(1e-8), round(segment * own), round(_OVERLAP * own), stft)
     y = stft.compress(pieces.float(), multiple=_columns(model))
-    follows = isinstance(model.process, OUVE) and solver is None
-    solver = solver or (speech_sampler() if follows else DDIM())
+    published = isinstance(model.process, OUVE)
+    solver = solver or (speech_sampler() if published else DDIM())
+    grid = grid or (speech_grid if published else grids.default)
     steps = int(meta.get("sampling_steps", 30)) if steps is None else steps
-    grid = speech_grid if follows else grids.default
     total = torch.zeros_like(pieces)
     for number in range(samples):
         first = number * len(pieces)
