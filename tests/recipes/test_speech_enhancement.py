@@ -63,7 +63,7 @@ def parts(**changed):
 
 def test_what_is_measured_of_the_bundled_models_is_judged_and_drawn(tmp_path):
     assert {row.holds for row in measured.rows(parts())} == {True, None}
-    worse = [row.quantity for row in measured.rows(parts(**{"30 steps": -1.0})) if row.holds is False]
+    worse = [row.quantity for row in measured.rows(parts(**{"30 steps": -3.0})) if row.holds is False]
     assert len(worse) >= 5
     assert [row.quantity for row in measured.rows(parts(**{measured.MEAN: 5.6})) if row.holds is False]
     figure = drawn.spectrograms(parts())
