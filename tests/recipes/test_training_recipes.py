@@ -5,10 +5,10 @@ import torch
 
 from tweed.core import random, targets
 from tweed.recipes import _flatness as flatness
-from tweed.recipes import dual_adam, k_diff, silent
+from tweed.recipes import dual_adam, k_diff, scale_long, silent
 from tweed.recipes.registry import reproduce
 
-FIGURES = {"dual-adam": {"escape.png"}, "k-diff": {"targets.png"}}
+FIGURES = {"dual-adam": {"escape.png"}, "k-diff": {"targets.png"}, "scale-long": {"start.png"}}
 
 
 def failed(rows):
@@ -35,6 +35,15 @@ def test_a_target_of_the_wrong_sign_is_found_out(monkeypatch):
         targets.K, "row", lambda self, process, t: right(self, process, t)._replace(noise=1.0 - self.k + 0 * t)
     )
     assert "data, noise, velocity from every k: off the truth" in failed(k_diff._conversions(0))
+
+
+def test_skips_damped_from_the_wrong_end_are_found_out(monkeypatch):
+    monkeypatch.setattr(
+        scale_long, "constant_skip_coefficients", lambda n, kappa: [kappa**i for i in reversed(range(n))]
+    )
+    assert failed(scale_long._coefficients()) == {"coefficients from the outermost skip to the innermost"}
+    found = {kappa: {depth: scale_long.at_start(depth, 1.0, 3, 1) for depth in (4, 12)} for kappa in (1.0, 0.7)}
+    assert len(failed(scale_long._start_rows(found))) == 4
 
 
 class TestFlatness:
