@@ -5,10 +5,15 @@ import torch
 
 from tweed.core import random, targets
 from tweed.recipes import _flatness as flatness
-from tweed.recipes import dual_adam, k_diff, scale_long, silent
+from tweed.recipes import alias_free, dual_adam, k_diff, scale_long, silent
 from tweed.recipes.registry import reproduce
 
-FIGURES = {"dual-adam": {"escape.png"}, "k-diff": {"targets.png"}, "scale-long": {"start.png"}}
+FIGURES = {
+    "dual-adam": {"escape.png"},
+    "k-diff": {"targets.png"},
+    "scale-long": {"start.png"},
+    "alias-free": {"resampling.png"},
+}
 
 
 def failed(rows):
@@ -44,6 +49,18 @@ def test_skips_damped_from_the_wrong_end_are_found_out(monkeypatch):
     assert failed(scale_long._coefficients()) == {"coefficients from the outermost skip to the innermost"}
     found = {kappa: {depth: scale_long.at_start(depth, 1.0, 3, 1) for depth in (4, 12)} for kappa in (1.0, 0.7)}
     assert len(failed(scale_long._start_rows(found))) == 4
+
+
+def test_filters_that_are_left_out_are_found_out(monkeypatch):
+    class Bare(alias_free.AliasFreeDown):
+        def forward(self, x):
+            return x[..., ::2, ::2]
+
+    monkeypatch.setattr(alias_free, "AliasFreeDown", Bare)
+    assert {
+        "shift by one pixel: 7 taps, against maxima and interpolation",
+        "a wave of 0.4 cycles a pixel: what aliases, of all",
+    } <= failed(alias_free._resampling(1, 16)[1])
 
 
 class TestFlatness:
