@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tweed.core.precision import fast_precision
 from tweed.core.random import fold, normal, uniform
 from tweed.errors import CheckpointError, InputError, NumericalError
 
@@ -124,8 +125,8 @@ def train_classifier(
 ) -> Classifier:
     """A classifier fitted to `data` by AdamW with a cosine rate, in evaluation mode.
 
-    Every number drawn comes from `seed`: the weights, and which samples a step sees. It trains under bfloat16 autocast,
-    which CPUs and GPUs with matrix units run several times faster, with weights in float32.
+    Every number drawn comes from `seed`: the weights, and which samples a step sees. It trains under bfloat16 autocast where
+    the device has matrix units for it (`fast_precision`), with weights in float32.
 
     Args:
         data: a data set with `x` (image or vector) and `label`.
@@ -152,7 +153,7 @@ def train_classifier(
         )
     model = Classifier(tuple(data.shape), data.num_classes, width, seed=seed).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
-    warmup = max(1, steps // 20)
+    warmup, fast = max(1, steps // 20), fast_precision(device) == "bf16"
     loss = torch.zeros(())
     for step in range(steps):
         scale = min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / steps))
@@ -163,7 +164,7 @@ def train_classifier(
         x, label = drawn["x"].to(device), drawn["label"].to(device)
         if shift:
             x = _shifted(x, shift, fold(seed, 2), step)
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=fast):
             logits = model(x)
         loss = F.cross_entropy(logits.float(), label, label_smoothing=smoothing)
         optimizer.zero_grad(set_to_none=True)

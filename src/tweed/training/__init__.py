@@ -1,5 +1,6 @@
 """Training: objectives, weightings, times, couplings, the loop, moving averages, checkpoints, configurations."""
 
+from tweed.core.precision import fast_precision
 from tweed.training import couplings, flow_maps, objectives, times, weightings
 from tweed.training.checkpoint import build_denoiser, bundled, denoiser_config, load, push_to_hub, read_config, save
 from tweed.training.config import TrainConfig, build_data, train
@@ -9,7 +10,6 @@ from tweed.training.fit import FitResult, fit
 from tweed.training.flow_maps import ConsistencyLoss, MeanFlowLoss
 from tweed.training.fokker_planck import FokkerPlanck, log_fp_residual
 from tweed.training.objectives import DenoisingLoss, InterpolantLoss, Objective, flow_matching
-from tweed.training.parts import fast_precision
 from tweed.training.plain import from_config, to_config
 from tweed.training.sheets import tile, write_sheet
 from tweed.training.state import posthoc_ema

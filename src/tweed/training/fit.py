@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from tweed.core import random
 from tweed.core.denoiser import Denoiser
+from tweed.core.precision import fast_precision
 from tweed.data import Dataset, Tensors
 from tweed.errors import InputError, NumericalError, choose
 from tweed.training import checkpoint, sheets, state
 from tweed.training.ema import EMA, PowerEMA
 from tweed.training.objectives import DenoisingLoss, Objective
 from tweed.training.order import indices
-from tweed.training.parts import Follower, Losses, batches, compiled, fast_precision, learning_rate, place, seeded
+from tweed.training.parts import Follower, Losses, batches, compiled, learning_rate, place, seeded
 from tweed.training.plain import to_config
 from tweed.training.progress import Progress
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -16,13 +15,6 @@ from tweed.training.ema import update
 from tweed.training.objectives import Objective
 
 _LAYERS = 0x74  # the stream of a seed that dropout layers draw from
-
-
-def fast_precision(device: torch.device | str) -> Literal["no", "bf16"]:
-    """ "bf16" where the device multiplies it faster than float32 (recent GPUs, CPUs with AMX), else "no"."""
-    if torch.device(device).type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    return "bf16" if torch.device(device).type == "cpu" and torch.cpu._is_amx_tile_supported() else "no"
 
 
 class Losses(nn.Module):
