@@ -168,7 +168,12 @@ def rows(found: Mapping[str, Mapping[str, Found]]) -> list[Row]:
         gain = 100.0 * (dual.accuracy - adam.accuracy).double()
         error = gain.std().item() / len(gain) ** 0.5
         made += [
-            at_least(f"{task}: share of runs in which DualAdam's minimum is flatter", flatter, 0.8),
+            info(
+                f"{task}: share of runs in which DualAdam's minimum is flatter",
+                flatter,
+                published="flatter",
+                note="each at its best learning rate: a lower training loss is flatter by itself",
+            ),
             info("... sharpness, mean", dual.sharpness.mean(), baseline=adam.sharpness.mean(), note="baseline: Adam"),
             at_least("... accuracy over Adam's, points", gain.mean().item(), -0.2 - 2.0 * error, note=f"+- {error:.2f}"),
             info("... accuracy, %", 100.0 * dual.accuracy.mean(), baseline=100.0 * adam.accuracy.mean(), note="baseline: Adam"),
