@@ -46,7 +46,7 @@ class Settings:
 
 SCALES = {
     "smoke": Settings((4, 12), 40),
-    "default": Settings((4, 8, 12), 100, steps=500, runs=2),
+    "default": Settings((4, 8, 12), 100, blocks=9, steps=300, runs=2),
     "gpu": Settings((4, 8, 12, 16), 100, steps=5000, runs=5),
 }
 
