@@ -117,6 +117,12 @@ def test_a_recording_keeps_its_rate_channels_and_length(tmp_path, capsys):
     assert (restored.shape, rate) == ((len(t), 2), 22050)
     assert np.abs(restored).max() > 0.01
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"restored.wav", "spectrograms.png"}
+    soundfile.write(tmp_path / "click.wav", 0.1 * noise[0, :60], 16000)
+    assert main(["restore", str(tmp_path / "click.wav"), *words[1:], "--out", str(tmp_path / "click")]) == 0
+    assert len(soundfile.read(tmp_path / "click" / "restored.wav")[0]) == 60
+    soundfile.write(tmp_path / "empty.wav", noise[0, :0], 16000)
+    assert main(["restore", str(tmp_path / "empty.wav"), *words[1:], "--out", str(tmp_path / "out")]) == 2
+    assert "no samples" in capsys.readouterr().err
     (tmp_path / "words.wav").write_text("words")
     assert main(["restore", str(tmp_path / "words.wav"), *words[1:], "--out", str(tmp_path / "out")]) == 2
     assert "words.wav" in capsys.readouterr().err

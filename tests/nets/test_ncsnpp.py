@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from net_cases import shaken
 
 from tweed import nets
 from tweed.core.random import normal
@@ -18,15 +19,6 @@ def complex_input(batch=3):
         normal(shape, 2, dtype=torch.complex64),
         torch.linspace(0.1, 1.0, batch),
     )
-
-
-def shaken(config, seed=0):
-    """With noise on all parameters, so that zero-initialised paths are open."""
-    net = nets.build(config, seed=seed)
-    with torch.no_grad():
-        for i, parameter in enumerate(net.parameters()):
-            parameter += 0.1 * normal((1, *parameter.shape), 7, draw=i)[0]
-    return net.eval()
 
 
 def test_the_published_network_has_the_published_size():

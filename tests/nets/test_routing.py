@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from net_cases import shaken
 
-from tweed import nets
 from tweed.core.random import normal
 from tweed.errors import InputError
-from tweed.nets.routing import ChannelRouting, window_overlap
+from tweed.nets.routing import ChannelRouting
 
 DIT = {
     "name": "dit",
@@ -22,14 +22,6 @@ DIT = {
 }
 UNET = {"name": "unet", "in_channels": 2, "channels": 8, "multipliers": [1, 2], "blocks": 1, "groups": 4, "heads": 1}
 TIMES = torch.linspace(0.0, 1.0, 101)
-
-
-def shaken(config, seed=0):
-    net = nets.build(config, seed=seed)
-    with torch.no_grad():
-        for i, parameter in enumerate(net.parameters()):
-            parameter += 0.1 * normal((1, *parameter.shape), 7, draw=i)[0]
-    return net.eval()
 
 
 @pytest.mark.parametrize("mode", ["window", "random"])
@@ -52,13 +44,15 @@ def test_a_window_slides_from_one_end_to_the_other():
     # Half of the way is left to the times above 0.5^(1/4).
     middle = TIMES[(first < 10).sum()]
     assert middle.item() == pytest.approx(0.5**0.25, abs=0.02)
-    overlap = window_overlap(routing, TIMES)
+    overlap = masks @ masks.T
     expected = (76 - (first[:, None] - first).abs()).clamp_min(0)
     assert torch.equal(overlap, expected.float())
 
 
 def test_random_masks_do_not_keep_neighbours_together():
-    window, scattered = (window_overlap(ChannelRouting(100, 0.5, mode=m), TIMES) for m in ("window", "random"))
+    window, scattered = (
+        masks @ masks.T for masks in (ChannelRouting(100, 0.5, mode=m)(TIMES) for m in ("window", "random"))
+    )
     assert window.diagonal(1).min() >= 47
     assert scattered.diagonal(1).float().mean().item() == pytest.approx(25.0, abs=1.5)
 

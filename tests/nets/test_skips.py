@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from net_cases import shaken
 
 from tweed import nets
 from tweed.core.random import normal
@@ -12,14 +13,6 @@ UNET = {"name": "unet", "in_channels": 2, "channels": 8, "multipliers": [1, 2], 
 DIT = {
     "name": "dit", "in_channels": 2, "dims": 1, "patch": 1, "hidden": 16, "depth": 5, "heads": 2, "long_skips": True,
 }  # fmt: skip
-
-
-def shaken(config, seed=0):
-    net = nets.build(config, seed=seed)
-    with torch.no_grad():
-        for i, parameter in enumerate(net.parameters()):
-            parameter += 0.1 * normal((1, *parameter.shape), 7, draw=i)[0]
-    return net.eval()
 
 
 def test_the_innermost_skip_is_damped_the_most():

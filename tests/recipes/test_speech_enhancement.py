@@ -1,6 +1,10 @@
 """The recipe `speech-enhancement` at the smallest scale, and that wrong ingredients are found out."""
 
+import pytest
+
 import tweed as tw
+from tweed.errors import InputError
+from tweed.recipes import Report
 from tweed.recipes import _speech_exact as exact
 from tweed.recipes import _speech_figures as drawn
 from tweed.recipes import _speech_measured as measured
@@ -61,11 +65,27 @@ def parts(**changed):
     return made
 
 
-def test_what_is_measured_of_the_bundled_models_is_judged_and_drawn(tmp_path):
+def test_what_is_measured_of_the_bundled_models_is_judged_drawn_and_heard(tmp_path):
     assert {row.holds for row in measured.rows(parts())} == {True, None}
     worse = [row.quantity for row in measured.rows(parts(**{"30 steps": -3.0})) if row.holds is False]
     assert len(worse) >= 5
     assert [row.quantity for row in measured.rows(parts(**{measured.MEAN: 5.6})) if row.holds is False]
     figure = drawn.spectrograms(parts())
     assert len(figure.axes) == 4 * 6 + 1
-    assert len(measured.write_examples(parts()[measured.TRAINED], tmp_path)) == 7
+    soundfile = pytest.importorskip("soundfile", reason="needs tweed[audio]")
+    made = parts()[measured.TRAINED]
+    report = Report(
+        slug="speech-enhancement", rows=measured.rows(parts()), seed=0, scale="default", files=measured.sounds(made)
+    )
+    folder = report.write(tmp_path)
+    assert {p.name for p in folder.iterdir()} == {
+        "report.json", "report.md", "clean.wav", "degraded.wav", "discriminative.wav", "30-steps.wav", "5-steps.wav",
+        "30-steps-no-corrector.wav", "mean-of-8-draws.wav",
+    }  # fmt: skip
+    heard, rate = soundfile.read(folder / "clean.wav", dtype="float32")
+    assert rate == 16000
+    assert abs(heard - (0.9 * made.clean[0]).clamp(-1, 1).numpy()).max() < 1e-3
+    with pytest.raises(InputError, match="files"):
+        Report(
+            slug="speech-enhancement", rows=measured.rows(parts()), seed=0, scale="default", files={"../a.wav": bytes}
+        )

@@ -292,12 +292,15 @@ def _write(
 
 def _speech(path: Path, model: str, steps: int | None, n: int, seed: int, out: Path, device: str) -> dict[str, Any]:
     from matplotlib.figure import Figure
+    from torch.nn.functional import pad
 
     from tweed.restoration.speech import CompressedSTFT, enhance, read_audio, write_audio
     from tweed.training import load
     from tweed.training.files import write_bytes
 
     waveform, rate = read_audio(path)
+    if not waveform.numel():
+        raise InputError(f"input: {path.name} holds no samples")
     denoiser = load(model).to(device)
     speech = enhance(waveform, denoiser, rate=rate, steps=steps, samples=n, seed=seed, progress=True).cpu()
     files = [write_audio(out / "restored.wav", speech, rate), out / "spectrograms.png"]
@@ -305,7 +308,8 @@ def _speech(path: Path, model: str, steps: int | None, n: int, seed: int, out: P
     front = CompressedSTFT(exponent=1.0, factor=1.0)
     sounds = {"input": waveform, "restored": speech}
     for axes, (name, sound) in zip(figure.subplots(2, 1, sharex=True), sounds.items(), strict=True):
-        level = 20.0 * front.compress(sound[:1].float())[0, 0].abs().clamp_min(1e-6).log10()
+        shown = pad(sound[:1].float(), (0, max(front.n_fft - sound.shape[-1], 0)))  # at least a frame
+        level = 20.0 * front.compress(shown)[0, 0].abs().clamp_min(1e-6).log10()
         limits = {"vmin": level.max().item() - 60.0, "vmax": level.max().item()}  # decibels
         extent = (0.0, sound.shape[-1] / rate, 0.0, 0.5e-3 * rate)
         axes.imshow(level.numpy(), origin="lower", aspect="auto", cmap="magma", extent=extent, **limits)

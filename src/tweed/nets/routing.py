@@ -57,9 +57,3 @@ class ChannelRouting(nn.Module):
         first = ((self.channels - self.active) * t**self.power).round()[..., None]
         place: Tensor = self.place  # type: ignore[assignment]
         return ((place >= first) & (place < first + self.active)).to(t.dtype)
-
-
-def window_overlap(routing: ChannelRouting, t: Float[Tensor, " n"]) -> Float[Tensor, "n n"]:
-    """How many channels each two of the times share."""
-    masks = routing(t)
-    return masks @ masks.T

@@ -1,8 +1,10 @@
 """The bundled models on spoken sentences: voices, sentences, babblers and rooms that they were not trained on."""
 
-from collections.abc import Mapping
+import io
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +14,9 @@ import tweed as tw
 from tweed.core import random
 from tweed.core.denoiser import Denoiser
 from tweed.data.speech import NoisySpeech
-from tweed.metrics.audio import estoi, pesq, si_sdr
+from tweed.metrics.audio import audio_package, estoi, pesq, si_sdr
 from tweed.recipes import Progress, Row, at_least, greater_than, info, span
-from tweed.restoration.speech import enhance, speech_sampler, write_audio
+from tweed.restoration.speech import enhance, speech_sampler
 
 PARTS = {
     "trained kinds of noise": ("coloured", "machine"),
@@ -176,10 +178,14 @@ def _two(scores: Mapping[str, float]) -> str:
     return f"{scores['PESQ']:.2f}, {scores['ESTOI']:.2f}"
 
 
-def write_examples(part: Part, folder: str | Path, index: int = 0) -> list[Path]:
-    """The versions of one sample of a part as wav files, each at the level of the degraded one."""
+def sounds(part: Part, index: int = 0) -> dict[str, Callable[[], bytes]]:
+    """The versions of one sample of a part as the bytes of wav files, each at the level of the degraded one."""
     waves = {"clean": part.clean, **part.versions}
-    return [
-        write_audio(Path(folder) / f"{name.replace(',', '').replace(' ', '-')}.wav", 0.9 * wave[index])
-        for name, wave in waves.items()
-    ]
+    return {f"{re.sub('[^a-z0-9]+', '-', name)}.wav": partial(_wav, wave[index]) for name, wave in waves.items()}
+
+
+def _wav(wave: Tensor) -> bytes:
+    held = io.BytesIO()
+    samples = (0.9 * wave).clamp(-1.0, 1.0).numpy()
+    audio_package("soundfile").write(held, samples, 16000, format="WAV", subtype="PCM_16")
+    return held.getvalue()

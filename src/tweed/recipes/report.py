@@ -12,7 +12,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from importlib import metadata
 from pathlib import Path
@@ -155,12 +155,13 @@ class Report:
         scale: `"smoke"`, `"default"` or `"gpu"`.
         settings: Whatever a reader needs to repeat it: sizes, steps, learning rates (JSON values).
         figures: Name -> a matplotlib figure, or a function without arguments that returns one.
+        files: Name with its ending -> a function without arguments that returns the bytes of another file (sounds, say).
         notes: What the table cannot say: what this scale does not show, and why.
         title, reference: Filled from the catalogue where empty.
         seconds: The wall time of the run, filled by the runner.
 
     Raises:
-        InputError: There is no row with a relation, or a figure's name is no plain file name.
+        InputError: There is no row with a relation, or a figure's or a file's name is no plain file name.
     """
 
     slug: str
@@ -169,6 +170,7 @@ class Report:
     scale: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     title: str = ""
     reference: str = ""
@@ -182,6 +184,11 @@ class Report:
         for name in self.figures:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
                 raise InputError(f"figures: {name!r} was given as a name; expected letters, digits, '-' and '_'")
+        for name in self.files:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*\.[a-z0-9]+", name) or name in ("report.md", "report.json"):
+                raise InputError(
+                    f"files: {name!r} was given as a name; expected letters, digits, '-', '_', and an ending"
+                )
 
     @property
     def holds(self) -> bool:
@@ -235,18 +242,19 @@ class Report:
         return "\n".join(lines) + "\n"
 
     def write(self, out: str | os.PathLike[str]) -> Path:
-        """Write `report.json`, `report.md` and one PNG a figure into `out/<slug>/`; the folder is returned.
+        """Write `report.json`, `report.md`, one PNG a figure and the other files into `out/<slug>/`; the folder is returned.
 
         Every file is complete or absent: figures are drawn before anything is written, each file is written to a
         temporary name and renamed, and `report.json` comes last. Figures of an earlier report that this one does not
         have are removed.
         """
         pictures = {f"{name}.png": _png(figure) for name, figure in self.figures.items()}
+        others = {name: made() for name, made in self.files.items()}
         texts = {"report.md": self.to_markdown().encode(), "report.json": self.to_json().encode()}
         folder = Path(out) / self.slug
         folder.mkdir(parents=True, exist_ok=True)
         stale = _pictures_of(folder / "report.json") - set(pictures)
-        for name, content in (pictures | texts).items():
+        for name, content in (pictures | others | texts).items():
             _replace(folder / name, content)
         for name in stale:
             (folder / name).unlink(missing_ok=True)

@@ -33,6 +33,7 @@ def run(seed: int, scale: str, progress: Progress) -> Report:
     moments, rows = exact.rows(seed, BINS[scale])
     figures: dict[str, Any] = {"exact": partial(drawn.exact, moments)}
     settings: dict[str, Any] = {"bins": BINS[scale]}
+    sounds: dict[str, Any] = {}
     if scale == "smoke":
         progress("training", 0.5)
         rows += _training(seed)
@@ -42,6 +43,7 @@ def run(seed: int, scale: str, progress: Progress) -> Report:
         rows += more
         settings |= {**vars(sizes), "SNR": measured.SNR, "models": "speech, speech-direct (bundled)"}
         figures["spectrograms"] = partial(drawn.spectrograms, parts)
+        sounds = measured.sounds(parts[measured.TRAINED])
     return Report(
         slug="speech-enhancement",
         rows=rows,
@@ -49,6 +51,7 @@ def run(seed: int, scale: str, progress: Progress) -> Report:
         scale=scale,
         settings=settings,
         figures=figures,
+        files=sounds,
         notes=NOTES,
     )
 

@@ -66,8 +66,6 @@ class DualAdam(Optimizer):
             "foreach": foreach,
         }
         super().__init__(params, defaults)
-        for group in self.param_groups:
-            _check(group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
