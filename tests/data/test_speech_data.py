@@ -160,6 +160,23 @@ class TestSpoken:
         other = NoisySpeech(frames=32, split="test", length=9, seed=1)
         assert not torch.equal(other[5]["y"], data[5]["y"])
 
+    def test_faster_speech_is_higher(self):
+        from tweed.data.speech import NoisySpeech
+
+        def centre(**options):
+            clean = NoisySpeech(("coloured", "reverberation"), frames=64, length=24, **options).waveforms(
+                torch.arange(24)
+            )[0]
+            assert clean.shape == (24, 63 * 128)
+            power = torch.fft.rfft(clean.double(), dim=1).abs().square().mean(0)
+            heard = power.cumsum(0) / power.sum()
+            return (heard < 0.5).sum().item()
+
+        own = centre()
+        assert own == centre(speeds=(1.0, 1.0))
+        assert 1.15 < centre(speeds=(1.25, 1.25)) / own < 1.35
+        assert 0.7 < centre(speeds=(0.8, 0.8)) / own < 0.87
+
     def test_options_out_of_range(self):
         from tweed.data.speech import NoisySpeech
 
@@ -169,6 +186,8 @@ class TestSpoken:
             ({"snr": (5.0, -5.0)}, "snr"),
             ({"split": "all"}, "split"),
             ({"frames": 2}, "frames"),
+            ({"speeds": (1.1, 0.9)}, "speeds"),
+            ({"speeds": (0.1, 1.0)}, "speeds"),
         ):
             with pytest.raises(InputError, match=message):
                 NoisySpeech(**bad)
