@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from tweed.cli import main
-from tweed.cli._bench import evidence, fitted, overhead, peers, solvers, timing, training
+from tweed.cli._bench import evidence, fitted, overhead, peers, solvers, training
 from tweed.core import random
 from tweed.core.denoiser import FunctionDenoiser
 from tweed.core.exact import GaussianDenoiser
 from tweed.core.processes import EDM, VP
+from tweed.recipes import _timing as timing
 from tweed.solvers import DDIM, DPMSolver, Euler, Heun
 from tweed.solvers.accuracy import compare, converged, measure, rmse, times_within
 

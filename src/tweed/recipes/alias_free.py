@@ -1,7 +1,8 @@
 """Alias-free resampling (2024, arXiv 2411.09174): what low-pass filters in a U-Net do to its feeling for shifts and turns.
 
 Resampling alone on images with a natural spectrum; then small U-Nets on digits, with maxima and interpolation (A), with
-filters in their place (B), and with filtered nonlinearities as well (D): how much a shift of one pixel changes the answer.
+filters in their place (B), and with filtered nonlinearities as well (D): how much a shift of one pixel changes the answer,
+and whether the same digit comes out when the state is turned while it is sampled.
 """
 
 import math
@@ -15,7 +16,8 @@ from torch.nn import functional as F
 
 import tweed as tw
 from tweed.core import random
-from tweed.core.denoiser import NetworkDenoiser
+from tweed.core.denoiser import Denoiser, NetworkDenoiser
+from tweed.core.exact import GaussianDenoiser
 from tweed.core.processes import VP
 from tweed.core.targets import Noise
 from tweed.data.dataset import Tensors
@@ -23,6 +25,7 @@ from tweed.data.digits import Digits
 from tweed.nets.alias_free import AliasFreeDown, AliasFreeUp, low_pass_kernel
 from tweed.recipes import Progress, Report, Row, at_most, greater_than, info, less_than
 from tweed.recipes._figures import curves
+from tweed.solvers import DDIM, rotate, rotating
 from tweed.training import DenoisingLoss, fit
 
 F64 = torch.float64
@@ -33,6 +36,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 PLAIN, FILTERS, BOTH = WAYS
 SIDE, TIMES = 16, (0.1, 0.2, 0.4)
+ANGLES, STEPS = (30.0, 60.0), 30  # of sampling
 
 
 @dataclass(frozen=True)
@@ -50,23 +54,29 @@ SCALES = {"smoke": Settings(64), "default": Settings(256, 400), "gpu": Settings(
 
 @dataclass(frozen=True)
 class Network:
-    """Of a trained network: held-out loss, and the relative error under shifts by a pixel at each time."""
+    """Of a trained network: held-out loss, the relative error under shifts by a pixel at each time and a quarter turn, seconds
+    of these, samples at each angle, and the correlation of those, turned back, with the upright ones.
+    """
 
     loss: float
     shift: dict[float, float]
     turn: float
     seconds: float
+    samples: dict[float, Tensor]
+    kept: dict[float, float]
 
 
 def run(seed: int, scale: str, progress: Progress) -> Report:
     """Resampling at every scale, networks from `default` on."""
     settings = SCALES[scale]
     errors, rows = _resampling(seed, settings.images)
+    rows.append(_rotation_row(seed))
     figures: dict[str, Any] = {"resampling": lambda: _resampling_figure(errors)}
     if settings.steps:
         found = _networks(settings, seed, progress)
         rows += _network_rows(found)
         figures["networks"] = lambda: _network_figure(found)
+        figures["rotations"] = lambda: _rotation_figure(found)
     return Report(
         slug="alias-free",
         rows=rows,
@@ -158,8 +168,32 @@ def _networks(settings: Settings, seed: int, progress: Progress) -> dict[str, Ne
             shift = {t: _network_error(model, held, t, seed, lambda x: x.roll(1, -1)) for t in TIMES}
             seconds = time.perf_counter() - begun
             turn = _network_error(model, held, TIMES[1], seed, lambda x: x.rot90(1, (-2, -1)))
-        found[name] = Network(loss, shift, turn, seconds)
+            samples = {angle: rotated_samples(model, angle, random.fold(seed, 15)) for angle in (0.0, *ANGLES)}
+        kept = {angle: _correlation(rotate(samples[angle], -angle), samples[0.0]) for angle in ANGLES}
+        found[name] = Network(loss, shift, turn, seconds, samples, kept)
     return found
+
+
+def rotated_samples(model: Denoiser, angle: float, seed: int, n: int = 64) -> Tensor:
+    """Samples from the same starts, the state turned by `angle` degrees along the run."""
+    return tw.sample(model, n, solver=DDIM(), steps=STEPS, seed=seed, observer=rotating(angle, STEPS))
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    place = torch.arange(a.shape[-1], dtype=F64) - 0.5 * (a.shape[-1] - 1)
+    disc = (place[:, None] ** 2 + place**2).sqrt() <= 0.45 * a.shape[-1]
+    a, b = (x[..., disc].double().flatten(1) for x in (a, b))
+    return torch.nn.functional.cosine_similarity(a - a.mean(1, True), b - b.mean(1, True)).mean().item()
+
+
+def _rotation_row(seed: int) -> Row:
+    # An isotropic law: its field commutes with rotations, so turning along the way is turning at the end.
+    model = GaussianDenoiser(torch.zeros(1, SIDE, SIDE), 0.5, VP())
+    turned = rotated_samples(model, 0.0, seed, 4)
+    for _ in range(STEPS):
+        turned = rotate(turned, ANGLES[0] / STEPS)
+    off = (rotated_samples(model, ANGLES[0], seed, 4) - turned).abs().max()
+    return at_most("an isotropic law: samples turned along the way, off those turned at the end", off, 1e-4)
 
 
 def _network_error(
@@ -180,6 +214,13 @@ def _network_rows(found: Mapping[str, Network]) -> list[Row]:
             less_than(f"network {name}: shift by a pixel, against A", mean, base, bound),
             info("... held-out loss", one.loss, baseline=plain.loss, note="baseline: A"),
             info("... a quarter turn", one.turn, baseline=plain.turn, note="baseline: A"),
+            info(
+                f"... samples turned by {ANGLES[0]:g} degrees: correlation with upright ones",
+                one.kept[ANGLES[0]],
+                baseline=plain.kept[ANGLES[0]],
+                published="one object at any angle",
+                note=f"by {ANGLES[1]:g}: {one.kept[ANGLES[1]]:.2f}, A {plain.kept[ANGLES[1]]:.2f}",
+            ),
             info("... time, of A", one.seconds / plain.seconds),
         ]
     return rows
@@ -198,3 +239,17 @@ def _resampling_figure(errors: Mapping[str, Mapping[int, float]]) -> Any:
 def _network_figure(found: Mapping[str, Network]) -> Any:
     lines = {name: (list(each.shift), list(each.shift.values())) for name, each in found.items()}
     return curves({"error of the network under a shift by one pixel": lines}, xlabel="time", ylabel="", log="")
+
+
+def _rotation_figure(found: Mapping[str, Network]) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 0.78 * len(found) * (len(ANGLES) + 1)), layout="constrained")
+    grid = figure.subplots(len(found), 1)
+    for axes, (name, one) in zip(grid, found.items(), strict=True):
+        rows = [torch.cat(list(each[:12, 0]), dim=-1) for each in one.samples.values()]
+        axes.imshow(torch.cat(rows).clamp(-1.0, 1.0), cmap="gray")
+        axes.set_xticks([])
+        axes.set_yticks([SIDE * (k + 0.5) for k in range(len(rows))], [f"{angle:g}°" for angle in one.samples])
+        axes.set_title(f"{name}: the same starts, turned by", fontsize=10)
+    return figure

@@ -23,6 +23,7 @@ from tweed.solvers.predictor_corrector import PredictorCorrector
 from tweed.solvers.recommend import Recommendation, recommend
 from tweed.solvers.reverse_diffusion import Ancestral, ReverseDiffusion
 from tweed.solvers.reversible import Pair, Reversible
+from tweed.solvers.rotation import rotate, rotating
 from tweed.solvers.runge_kutta import DPM2, RungeKutta
 from tweed.solvers.sampling import invert, sample
 from tweed.solvers.table import Row, Table, TableSolver
@@ -77,5 +78,7 @@ __all__ = [
     "kept_grids",
     "log_likelihood",
     "recommend",
+    "rotate",
+    "rotating",
     "sample",
 ]

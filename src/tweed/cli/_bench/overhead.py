@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tweed.cli._bench import peers
-from tweed.cli._bench.timing import in_turns, median_ratio
 from tweed.core import grids, processes, random, targets
 from tweed.core.denoiser import NetworkDenoiser
+from tweed.recipes._timing import in_turns, median_ratio
 from tweed.recipes.report import Progress, span
 from tweed.solvers import BDIA, DDIM, DEIS, EDICT, DPMSolver, EVODiff, Heun, Problem, Solver, TimeShift, UniPC, sample
 

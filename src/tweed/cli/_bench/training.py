@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tweed import nets
 from tweed.cli._bench import peers
-from tweed.cli._bench.timing import in_turns, median_ratio
+from tweed.recipes._timing import in_turns, median_ratio
 from tweed.recipes.report import Progress
 
 BOUND = {"cpu": 1.0, "cuda": 1.3}
