@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tweed.cli import main
-from tweed.cli._bench import evidence, fitted, overhead, peers, solvers, training
+from tweed.cli._bench import evidence, fitted, options, overhead, peers, solvers, training
 from tweed.core import random
 from tweed.core.denoiser import FunctionDenoiser
 from tweed.core.exact import GaussianDenoiser
@@ -261,6 +261,24 @@ class TestTraining:
         assert (code, result["ratio"], result["holds"]) == (0, None, None)
         assert result["rows"][0]["parameters"] == 3 * 3 + 3
         assert (tmp_path / "bench-training-unet.json").exists()
+
+    @pytest.mark.parametrize("net", ["unet", "dit"])
+    def test_options_beside_the_plain_network(self, net, monkeypatch, capsys, tmp_path):
+        small = {"unet": {"channels": 8, "groups": 4, "multipliers": [1, 2]}, "dit": {"hidden": 24, "depth": 2}}
+        monkeypatch.setitem(options.PLAIN, net, {**options.PLAIN[net], **small[net]})
+        # What takes no time is within any bound, what takes forever is not.
+        monkeypatch.setattr(options, "BOUNDS", {"routing": 1e9})
+        words = ["training", "--net", net, "--options", "--batch", "1", "--rounds", "1", "--out", str(tmp_path)]
+        code, result = bench(capsys, *words)
+        rows = {row["name"]: row for row in result["rows"]}
+        assert (code, result["holds"]) == (0, True)
+        assert set(rows) == {"plain", *options.OPTIONS[net], "AdamW", "DualAdam", "InvAdam"}
+        assert rows["plain"]["ratio"] == rows["AdamW"]["ratio"] == 1.0
+        assert rows["routing"]["parameters"] == rows["plain"]["parameters"]
+        assert all(row["ms"] > 0 for row in rows.values())
+        monkeypatch.setattr(options, "BOUNDS", {"routing": 0.0})
+        assert main(["bench", *words]) == 1
+        assert "NO" in capsys.readouterr().out
 
     @pytest.mark.parity
     @pytest.mark.parametrize("net", ["unet", "dit"])

@@ -20,6 +20,7 @@ EXAMPLES = (
     "tweed bench solvers --model runs/mine --scale 2 --budget 8 16 --fit 8 --json",
     "tweed bench overhead",
     "tweed bench training --net dit --batch 2",
+    "tweed bench training --net unet --options",
 )
 
 
@@ -80,10 +81,11 @@ class Overhead:
 
 @dataclass(frozen=True)
 class Training:
-    """Training steps of a network, beside diffusers' of the same architecture.
+    """Training steps of a network, beside diffusers' of the same architecture; or of its options, beside the plain one.
 
     bfloat16, compiled, a batch of 256 on a GPU; float32, eager, a batch of 4 on a CPU. The exit code is 1 if the UNet is
-    slower than required: 1.3 times the images/s of diffusers on a GPU, 1 time on a CPU.
+    slower than required: 1.3 times the images/s of diffusers on a GPU, 1 time on a CPU; with `--options`, if an option
+    that should be free (routing, constant skip scales) or DualAdam takes more than its bound.
     """
 
     net: Literal["unet", "dit"] = "unet"
@@ -94,8 +96,10 @@ class Training:
     """Steps of each that are timed, in turns."""
     compile: Literal["auto", "yes", "no"] = "auto"
     """Whether the networks are compiled; `auto`: on a GPU."""
+    options: bool = False
+    """Measure what the network's options, and the optimizers, cost."""
     out: Path = Path("out")
-    """The folder for `bench-training-NET.json`."""
+    """The folder for `bench-training-NET.json`, or `bench-options-NET.json`."""
     json: bool = False
     """Print JSON on stdout."""
 
@@ -141,18 +145,23 @@ def run(what: Bench) -> int:
             result = overhead.run(what.rounds, what.steps, progress)
             name, figure = "bench-overhead", overhead.figure(result)
         else:
-            from tweed.cli._bench import training
+            from tweed.cli._bench import options, training
 
+            measured, kind = (options, "options") if what.options else (training, "training")
             compiled = {"auto": None, "yes": True, "no": False}[what.compile]
-            result = training.run(what.net, what.batch, what.rounds, compiled, progress)
-            name = f"bench-training-{what.net}"
+            result = measured.run(what.net, what.batch, what.rounds, compiled, progress)
+            name = f"bench-{kind}-{what.net}"
     files = _write(what.out, name, result, figure)
     if what.json:
         print_json(result)
     else:
-        {"solvers": _show_solvers, "overhead": _show_overhead, "training": _show_training}[result["bench"]](
-            result, what
-        )
+        shown = {
+            "solvers": _show_solvers,
+            "overhead": _show_overhead,
+            "training": _show_training,
+            "options": _show_options,
+        }
+        shown[result["bench"]](result, what)
         print(f"  written: {', '.join(map(str, files))}")
     return 1 if result["holds"] is False else 0
 
@@ -314,3 +323,26 @@ def _show_training(result: dict[str, Any], what: Training) -> None:
     if result["ratio"] is not None:
         required = "" if result["bound"] is None else f" (required: at least {result['bound']})"
         print(f"  images/s: {result['ratio']:.3f} x diffusers'{required}")
+
+
+def _show_options(result: dict[str, Any], what: Training) -> None:
+    rows = [
+        (
+            row["what"],
+            row["name"],
+            f"{row['parameters']:,}",
+            show(row["ms"]),
+            show(row["ratio"]),
+            "" if row["bound"] is None else f"<= {row['bound']}",
+            _verdict(None if row["bound"] is None else row["ratio"] <= row["bound"]),
+        )
+        for row in result["rows"]
+    ]
+    kind = f"{result['precision']}, {'compiled' if result['compiled'] else 'eager'}, batch {result['batch']}"
+    print_table(
+        ("time of", "", "parameters", "ms", "ratio", "required", "holds"),
+        rows,
+        title=f"options of [bold]{what.net}[/bold] on {escape(result['device'])}: {kind}",
+        caption="ratio: to the plain network, or to torch's foreach AdamW; the median over the rounds",
+        right=("parameters", "ms", "ratio"),
+    )
