@@ -343,6 +343,6 @@ def _show_options(result: dict[str, Any], what: Training) -> None:
         ("time of", "", "parameters", "ms", "ratio", "required", "holds"),
         rows,
         title=f"options of [bold]{what.net}[/bold] on {escape(result['device'])}: {kind}",
-        caption="ratio: to the plain network, or to torch's foreach AdamW; the median over the rounds",
+        caption="the least time of all rounds; ratio: to the plain network, or to torch's foreach AdamW",
         right=("parameters", "ms", "ratio"),
     )

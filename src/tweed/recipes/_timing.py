@@ -41,3 +41,8 @@ def in_turns(
 def median_ratio(a: list[float], b: list[float]) -> float:
     """The median over the rounds of `a / b`: both were measured within a moment of each other."""
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
+
+
+def least_ratio(a: list[float], b: list[float]) -> float:
+    """The least time of `a` over the least of `b`: what is left of it when other programs disturb many rounds."""
+    return min(a) / min(b)
