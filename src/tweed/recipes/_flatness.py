@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +19,7 @@ WIDTHS = (64, 256, 256, 10)
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 TASKS = ("from scratch", "fine-tuned")
 IMAGES, WRONG = 200, 0.2
+EQUAL_RATE, EQUAL_LOSS = 1e-3, 0.1  # where minima are also compared, as a lower loss is flatter by itself
 Weights = list[Tensor]
 
 
@@ -37,12 +38,14 @@ SIZES = {"default": Sizes(1500, 50, 5, 300), "gpu": Sizes(6000, 100, 10, 1200)}
 
 @dataclass(frozen=True)
 class Found:
-    """Of one optimizer at its best rate, one value a run."""
+    """Of one optimizer at its best rate, one value a run; and the sharpness where its loss first is `EQUAL_LOSS`
+    (NaN for InvAdam)."""
 
     lr: float
     accuracy: Tensor
     sharpness: Tensor
     loss: Tensor
+    equal: Tensor
 
 
 def optimizers(sizes: Sizes) -> dict[str, Callable[..., torch.optim.Optimizer]]:
@@ -88,9 +91,14 @@ def train(
     label: Tensor,
     sizes: Sizes,
     seed: int,
+    until: float | None = None,
 ) -> Weights:
-    """All runs at once, with a cosine of the learning rate."""
+    """All runs at once, with a cosine of the learning rate.
+
+    With `until` the weights of each run are those of the first tenth step whose training loss is at most that, or the last.
+    """
     weights = [w.clone().requires_grad_() for w in weights]
+    held, going = [w.detach().clone() for w in weights], torch.ones(len(label), dtype=torch.bool)
     optimizer = make(weights, lr=lr)
     runs, n = label.shape
     rows = torch.arange(runs)[:, None]
@@ -101,7 +109,11 @@ def train(
         optimizer.zero_grad()
         losses(weights, x[rows, chosen], label[rows, chosen]).sum().backward()
         optimizer.step()
-    return [w.detach() for w in weights]
+        if until is not None and step % 10 == 9:
+            held = [torch.where(going[:, None, None], w.detach(), h) for w, h in zip(weights, held, strict=True)]
+            with torch.no_grad():
+                going &= losses(weights, x, label) > until
+    return [w.detach() for w in weights] if until is None else held
 
 
 def sharpness(weights: Weights, x: Tensor, label: Tensor, seed: int, size: float = 0.05, draws: int = 20) -> Tensor:
@@ -149,8 +161,11 @@ def compare(task: str, sizes: Sizes, seed: int, progress: Progress) -> dict[str,
             if reads[:, :half].mean().item() > best_read:
                 best_read = reads[:, :half].mean().item()
                 rise = sharpness(made, x, label, random.fold(seed, 8))
-                best = Found(lr, reads[:, half:].mean(1), rise, losses(made, x, label))
+                best = Found(lr, reads[:, half:].mean(1), rise, losses(made, x, label), rise * math.nan)
         assert best is not None
+        if name != "InvAdam":
+            made = train(weights, make, EQUAL_RATE, x, label, sizes, random.fold(seed, 6), EQUAL_LOSS)
+            best = replace(best, equal=sharpness(made, x, label, random.fold(seed, 8)))
         found[name] = best
     return found
 
@@ -173,6 +188,12 @@ def rows(found: Mapping[str, Mapping[str, Found]]) -> list[Row]:
                 flatter,
                 published="flatter",
                 note="each at its best learning rate: a lower training loss is flatter by itself",
+            ),
+            info(
+                f"... sharpness where the training loss is first {EQUAL_LOSS:g}, learning rate {EQUAL_RATE:g}",
+                dual.equal.mean(),
+                baseline=adam.equal.mean(),
+                note=f"baseline: Adam; difference +- {((dual.equal - adam.equal).std() / len(gain) ** 0.5).item():.2g}",
             ),
             info("... sharpness, mean", dual.sharpness.mean(), baseline=adam.sharpness.mean(), note="baseline: Adam"),
             at_least("... accuracy over Adam's, points", gain.mean().item(), -0.2 - 2.0 * error, note=f"+- {error:.2f}"),
