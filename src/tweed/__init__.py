@@ -34,6 +34,7 @@ _ROOMS = (
     "science",
     "inverse",
     "restoration",
+    "interop",
     "recipes",
 )
 _FUNCTIONS = {
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         analysis,
         data,
         guidance,
+        interop,
         inverse,
         metrics,
         nets,
@@ -100,6 +102,7 @@ __all__ = [
     "fit",
     "grids",
     "guidance",
+    "interop",
     "inverse",
     "invert",
     "load",
