@@ -1,7 +1,7 @@
 """Draw samples from a model."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -12,6 +12,7 @@ EXAMPLES = (
     "tweed sample glyphs --n 36",
     "tweed sample glyphs --label A,B,C --n 12 --scale 3 --solver 'UniPC(order=3)' --steps 8 --out abc.png",
     "tweed sample runs/digits --n 5000 --out digits.npz",
+    "tweed sample path/to/stable-diffusion --prompt 'a red fox' --n 4 --solver 'UniPC(order=3)' --steps 15",
 )
 
 
@@ -23,6 +24,9 @@ def run(
     steps: int = 20,
     grid: str = "default",
     label: str | None = None,
+    prompt: str | None = None,
+    negative: str = "",
+    size: tuple[int, int] | None = None,
     scale: float | None = None,
     seed: int = 0,
     index: int = 0,
@@ -34,14 +38,19 @@ def run(
     """Draw samples from a model and write them as a picture or as arrays.
 
     Args:
-        model: A bundled name (glyphs), a checkpoint's folder, or a Hugging Face Hub id.
+        model: A bundled name (glyphs), a checkpoint's folder, or a Hugging Face Hub id; or the folder of a diffusers
+            pipeline (with --prompt its Hub id too).
         n: How many samples.
         solver: A solver and its options, such as "DPMSolver(order=3)", "DDIM(eta=1)" or "Heun".
         steps: Steps of the time grid.
         grid: The time grid: default, uniform, quadratic, log_snr or karras; a .json of `tweed grid`; or fitted, the one
             that was kept with the model for this solver and number of steps.
         label: Classes, in turn: names the model's card knows, or numbers, separated by commas; all by default.
-        scale: Classifier-free guidance; 1 is the plain conditional model. 2 by default where the model has classes.
+        prompt: What the picture shows, for a model of texts.
+        negative: What it does not show.
+        size: Height and width in pixels, for a diffusers pipeline; those it was trained on by default.
+        scale: Classifier-free guidance; 1 is the plain conditional model. By default 2 where the model has classes, 5 where
+            it has texts (3.5 for one that was distilled to be told the scale).
         seed: Sample i is the same under the same seed, whatever n and batch are.
         index: The number of the first sample.
         batch: How many are made at once.
@@ -54,30 +63,36 @@ def run(
     from tweed.guidance import ClassifierFree
     from tweed.solvers.registry import describe, parse
     from tweed.solvers.sampling import sample
-    from tweed.training import load
 
     if n < 1 or batch < 1:
         raise InputError(f"n, batch: {n}, {batch} were given; expected positive numbers")
     if out.suffix not in (".png", ".npz", ".npy"):
         raise InputError(f"out: {str(out)!r} was given; expected a file that ends in .png, .npz or .npy")
     chosen = parse(solver)
-    denoiser = load(model).to(device)
+    denoiser = _model(model, prompt, size).to(device)
     levels = _grid(denoiser, grid, chosen, steps)
     classes = _classes(denoiser)
     labels = _labels(label, classes, n)
-    if scale is not None and labels is None:
-        raise InputError("scale: the model has no classes to guide towards")
+    if scale is not None and labels is None and prompt is None:
+        raise InputError("scale: the model has no classes to guide towards, and no --prompt was given")
+    told, null = {}, None
+    if prompt is not None:
+        # One row, for all samples.
+        told, null = denoiser.prompt(prompt, negative, guidance=3.5 if scale is None else scale)
+        scale = (5.0 if scale is None else scale) if null else 1.0
     scale = 2.0 if scale is None else scale
-    guided = denoiser if labels is None or scale == 1.0 else ClassifierFree(denoiser, scale)
+    plain = scale == 1.0 or (labels is None and prompt is None)
+    guided = denoiser if plain else ClassifierFree(denoiser, scale, null=null)
     pieces = []
+    decode = getattr(denoiser, "decode", lambda samples: samples)
     with progress_bar(f"sampling {model}") as progress:
         for first in range(0, n, batch):
             progress(f"{first} of {n}", first / n)
             count = min(batch, n - first)
-            cond = None if labels is None else {"label": labels[first : first + count]}
+            cond = told if labels is None else {"label": labels[first : first + count]}
             options = {"steps": None if chosen.adaptive else steps, "grid": None if chosen.adaptive else levels}
             made = sample(guided, count, solver=chosen, cond=cond, seed=seed, index=index + first, **options)
-            pieces.append(made.cpu())
+            pieces.append(decode(made).cpu())
     samples = torch.cat(pieces)
     _write(samples, labels, out)
     facts = {"out": str(out), "n": n, "solver": describe(chosen), "steps": steps, "seed": seed, "scale": scale}
@@ -86,6 +101,19 @@ def run(
     else:
         console().print(f"{n} samples by {facts['solver']} in {steps} steps: {out}", markup=False)
     return 0
+
+
+def _model(model: str, prompt: str | None, size: tuple[int, int] | None) -> Any:
+    """A denoiser of ours, or of diffusers, whichever the name leads to."""
+    from tweed.training import load
+
+    if prompt is None and not (Path(model) / "model_index.json").exists():
+        if size is not None:
+            raise InputError(f"size: {size} was given; expected a diffusers pipeline with it")
+        return load(model)
+    from tweed.interop import from_diffusers
+
+    return from_diffusers(model, size=size)
 
 
 def _grid(denoiser, name: str, solver, steps: int):
@@ -99,6 +127,8 @@ def _grid(denoiser, name: str, solver, steps: int):
 
     if name.endswith(".json"):
         return FittedGrid.from_dict(read_json(Path(name)))
+    if name == "default" and hasattr(denoiser, "grid"):
+        return denoiser.grid
     if name != "fitted":
         return choose("grid", name, [*grids.BY_NAME, "fitted"]) and grids.BY_NAME[name]
     kept = [grid for grid in kept_grids(denoiser) if not grid.jump]
@@ -115,7 +145,7 @@ def _classes(denoiser) -> list[str] | None:
     meta = getattr(denoiser, "meta", None) or {}
     if meta.get("classes"):
         return [str(c) for c in meta["classes"]]
-    number = getattr(denoiser.network, "config", {}).get("num_classes", 0)
+    number = getattr(denoiser.network, "config", {}).get("num_classes", 0) or getattr(denoiser.network, "classes", 0)
     return [str(i) for i in range(number)] or None
 
 

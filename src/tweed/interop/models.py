@@ -38,6 +38,13 @@ class ModelNetwork(nn.Module):
         """The shape of one sample that the model was trained on."""
         return self._event(self.model.config)
 
+    @property
+    def classes(self) -> int:
+        """How many classes it has, 0 for none."""
+        config: Any = self.model.config
+        known = {"DiTTransformer2DModel": "num_embeds_ada_norm", "UNet2DModel": "num_class_embeds"}
+        return getattr(config, known.get(self.kind, ""), 0) or 0
+
     def tokens(self, event: tuple[int, ...]) -> int:
         """How many patches a sample of this shape has."""
         config: Any = self.model.config
