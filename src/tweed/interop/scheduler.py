@@ -202,10 +202,14 @@ class _Answered(Denoiser):
         super().__init__()
         self.process, self.target = schedule.process, schedule.target
         self.answers: list[Tensor] = []
+        self.time: float | Tensor = 1.0
 
     def forward(self, x, t, **cond):
-        if not self.answers:
-            raise IncompatibleError("solver: it evaluates more than once in this step; a diffusers loop evaluates once")
+        if not self.answers or isinstance(t, Tensor) or t != self.time:
+            what = "at another time than the grid's" if self.answers else "more than once"
+            raise IncompatibleError(
+                f"solver: it evaluates {what} in this step; a diffusers loop evaluates once, at the grid's"
+            )
         return Estimate(x, t, self.answers.pop(), self.process, self.target)
 
 
@@ -223,7 +227,7 @@ class _Run:
             raise InputError("step: the grid is at its end; expected set_timesteps before another run")
         if sample is not self.handed:
             self.state = self.state._replace(x=_wide(sample))
-        self.denoiser.answers = [answer]
+        self.denoiser.answers, self.denoiser.time = [answer], self.problem.times[self.at]
         self.state = self.solver.step(self.problem, self.state, self.at)
         self.at += 1
         last = self.at == self.problem.steps
