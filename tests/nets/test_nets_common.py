@@ -22,6 +22,7 @@ CASES = {
     "unet1d-patch": ({**UNET, **CONDITIONS, "dims": 1, "in_channels": 2, "patch": 2}, (2, 16)),
     "dit1d": ({**DIT, **CONDITIONS, "dims": 1, "in_channels": 2, "patch": 1, "positions": "rotary"}, (6, 2)),
     "dit2d": ({**DIT, **CONDITIONS, "in_channels": 2, "qk_norm": True, "time_features": "gaussian"}, (2, 4, 6)),
+    "dit-experts": ({**DIT, **CONDITIONS, "in_channels": 2, "experts": 3, "experts_per_time": 2}, (2, 4, 6)),
 }
 
 
@@ -187,7 +188,7 @@ def test_math_attention_agrees_and_differentiates_twice(case):
     assert second.any()
 
 
-@pytest.mark.parametrize("name", ["mlp", "unet2d", "dit1d"])
+@pytest.mark.parametrize("name", ["mlp", "unet2d", "dit1d", "dit-experts"])
 def test_one_graph_under_compile(name):
     config, event = CASES[name]
     net = shaken(config)

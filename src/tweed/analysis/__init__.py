@@ -15,6 +15,7 @@ from tweed.analysis.gaussian_phase import (
 from tweed.analysis.intrinsic_dimension import Dimensions, intrinsic_dimension
 from tweed.analysis.jacobian import asymmetry, score_jacobian
 from tweed.analysis.ode_sde_gap import Gap, GaussianLaws, gaussian_laws, ode_sde_gap
+from tweed.analysis.subspace import ErrorBudget, error_budget, off_support, subspace_distance
 from tweed.analysis.trajectory import (
     Geometry,
     endpoint_estimates,
@@ -35,6 +36,7 @@ __all__ = [
     "Conservativity",
     "Decomposition",
     "Dimensions",
+    "ErrorBudget",
     "ExplainedVariance",
     "Gap",
     "GaussianLaws",
@@ -48,6 +50,7 @@ __all__ = [
     "emergence",
     "endpoint_coefficients",
     "endpoint_estimates",
+    "error_budget",
     "explained_variance",
     "free_energy",
     "gauge_residual",
@@ -58,12 +61,14 @@ __all__ = [
     "jko_step",
     "linear_gaussian",
     "ode_sde_gap",
+    "off_support",
     "order_of_emergence",
     "planes",
     "relative_fisher",
     "score_jacobian",
     "sensitivity",
     "settled_variance",
+    "subspace_distance",
     "trajectory_geometry",
     "variance_by_time",
     "wgf_velocity",

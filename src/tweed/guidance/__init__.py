@@ -1,6 +1,19 @@
 """Guidance: denoisers made from denoisers."""
 
+from tweed.guidance import modalities
 from tweed.guidance.classifier import ClassifierGuidance
 from tweed.guidance.classifier_free import ClassifierFree
+from tweed.guidance.look_ahead import LookAheadGuidance
+from tweed.guidance.optimize import Optimized, optimize
+from tweed.guidance.reward import pseudo_labels, ridge
 
-__all__ = ["ClassifierFree", "ClassifierGuidance"]
+__all__ = [
+    "ClassifierFree",
+    "ClassifierGuidance",
+    "LookAheadGuidance",
+    "Optimized",
+    "modalities",
+    "optimize",
+    "pseudo_labels",
+    "ridge",
+]

@@ -16,6 +16,7 @@ from tweed.metrics.frechet import Moments, frechet_distance, frechet_distance_of
 from tweed.metrics.kernel import energy_distance, median_bandwidth, mmd
 from tweed.metrics.manifold import Manifold, coverage, density, manifold, precision, recall
 from tweed.metrics.mode_mixture import doubtful_rate, mode_mixture_rate
+from tweed.metrics.probe import linear_probe
 from tweed.metrics.transport import sliced_wasserstein, wasserstein
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "features",
     "frechet_distance",
     "frechet_distance_of_moments",
+    "linear_probe",
     "load_classifier",
     "log_probabilities",
     "manifold",

@@ -2,10 +2,14 @@
 
 from tweed.nets.deep_equilibrium import DeepEquilibrium, anderson
 from tweed.nets.dit import DiT
+from tweed.nets.experts import TimeExperts, gate_statistics
 from tweed.nets.lipschitz import LipSwish, clip_linear, lipschitz_bound
+from tweed.nets.masked_autoencoder import MaskedAutoencoder
 from tweed.nets.mlp import MLP
+from tweed.nets.multi_head import MultiHead
 from tweed.nets.ncsnpp import NCSNpp
 from tweed.nets.registry import build, initialise, names, register
+from tweed.nets.subspace import Frame, SubspaceNet
 from tweed.nets.unet import UNet, ddpm_cifar
 from tweed.nets.vector_field import VectorField
 
@@ -13,14 +17,20 @@ __all__ = [
     "MLP",
     "DeepEquilibrium",
     "DiT",
+    "Frame",
     "LipSwish",
+    "MaskedAutoencoder",
+    "MultiHead",
     "NCSNpp",
+    "SubspaceNet",
+    "TimeExperts",
     "UNet",
     "VectorField",
     "anderson",
     "build",
     "clip_linear",
     "ddpm_cifar",
+    "gate_statistics",
     "initialise",
     "lipschitz_bound",
     "names",

@@ -24,6 +24,7 @@ from tweed.nets.embeddings import (
     sincos_positions,
     with_endpoint,
 )
+from tweed.nets.experts import TimeExperts
 from tweed.nets.registry import register, zero
 from tweed.nets.routing import ChannelRouting, RoutingMode
 from tweed.nets.skips import SkipKind, SkipScale
@@ -99,6 +100,8 @@ class DiT(nn.Module):
         routing: share of the features that a block sees at one time (see `ChannelRouting`); 1 for all. The time must then be
             that of the process, in [0, 1].
         routing_power, routing_mode: how the window slides, and "random" for the baseline.
+        experts: linear maps beside each block, which mask its input softly (see `TimeExperts`); 0 for none. Not with `routing`.
+        experts_per_time: how many of them are used at one time.
         long_skips: join the first half of the blocks to the second, the first to the last, by concatenation and a linear
             layer (Bao et al., "All are Worth Words: a ViT Backbone for Diffusion Models", 2023).
         skip_scale, skip_kappa: scaling of the long skips, see `SkipScale`.
@@ -134,6 +137,8 @@ class DiT(nn.Module):
         routing: float = 1.0,
         routing_power: float = 4.0,
         routing_mode: RoutingMode = "window",
+        experts: int = 0,
+        experts_per_time: int = 2,
         long_skips: bool = False,
         skip_scale: SkipKind = "none",
         skip_kappa: float = 0.7,
@@ -165,6 +170,16 @@ class DiT(nn.Module):
         if zero_init:
             zero(self.output)
         self.routing = None if routing == 1.0 else ChannelRouting(hidden, routing, routing_power, routing_mode)
+        if experts < 0 or (experts and not 1 <= experts_per_time <= experts):
+            raise InputError(
+                f"experts, experts_per_time: {experts}, {experts_per_time} were given; expected no experts, or 1 to all at a time"
+            )
+        if experts and self.routing is not None:
+            raise InputError(f"experts, routing: {experts}, {routing} were given; expected one of the two masks")
+        self.experts_per_time = experts_per_time
+        self.experts = nn.ModuleList(
+            TimeExperts(hidden, experts, experts_per_time) for _ in range(depth if experts else 0)
+        )
         if skip_scale != "none" and not long_skips:
             raise InputError(f"skip_scale: {skip_scale!r} was given; expected long_skips with it")
         count = depth // 2 if long_skips else 0
@@ -189,8 +204,9 @@ class DiT(nn.Module):
         grid = self._grid(x)
         told, context = self.condition(x, label, vector, tokens, drop)
         times = self._times(t, x.shape[0], grid)
-        embedding = self.time(times)
-        embedding = self.activation(embedding if told is None else embedding + told[:, None])
+        clock = self.time(times)
+        embedding = self.activation(clock if told is None else clock + told[:, None])
+        clock = self.activation(clock) if self.experts else clock  # experts are chosen by the time alone
 
         joined = with_endpoint(x.to(float_dtype(self)), y, self.endpoint_channels, 1 if self.dims == 2 else 2)
         h = self.input(self._tokens(joined, grid))
@@ -205,6 +221,8 @@ class DiT(nn.Module):
             behind = len(self.blocks) - 1 - number
             if behind < len(self.joins):
                 h = self.joins[behind](torch.cat((h, self.skips(held.pop(), behind)), dim=-1))
+            if self.experts:
+                mask = self._run(self.experts[number], h, clock)
             if mask is None:
                 h = self._run(block, h, embedding, rotation, context)
             else:
@@ -214,6 +232,17 @@ class DiT(nn.Module):
                 held.append(h)
         shift, scale = self.modulation(embedding).chunk(2, dim=-1)
         return self._image(self.output(torch.addcmul(shift, self.norm(h), 1 + scale)), grid).to(x.dtype)
+
+    def gate_probabilities(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b depth m"]:
+        """The probabilities of the experts of each block, before the choice, at times as the network is told them.
+
+        Raises:
+            InputError: the network has no experts.
+        """
+        if not self.experts:
+            raise InputError("experts: this network has none; expected one with the option 'experts' above 0")
+        clock = self.activation(self.time(t))
+        return torch.stack([experts.probabilities(clock) for experts in self.experts], dim=-2)  # type: ignore[operator]
 
     def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():

@@ -6,9 +6,12 @@ from tweed.training.checkpoint import build_denoiser, bundled, denoiser_config, 
 from tweed.training.config import TrainConfig, build_data, train
 from tweed.training.couplings import Coupling, Independent, MinibatchOT
 from tweed.training.ema import EMA, PowerEMA, reconstruct, reconstruct_weights
+from tweed.training.expert_prior import ExpertPrior
 from tweed.training.fit import FitResult, fit
 from tweed.training.flow_maps import ConsistencyLoss, MeanFlowLoss
 from tweed.training.fokker_planck import FokkerPlanck, log_fp_residual
+from tweed.training.masked_diffusion import MaskedDiffusionLoss
+from tweed.training.modalities import MultiModalLoss
 from tweed.training.objectives import DenoisingLoss, InterpolantLoss, Objective, flow_matching
 from tweed.training.plain import from_config, to_config
 from tweed.training.sheets import tile, write_sheet
@@ -21,12 +24,15 @@ __all__ = [
     "ConsistencyLoss",
     "Coupling",
     "DenoisingLoss",
+    "ExpertPrior",
     "FitResult",
     "FokkerPlanck",
     "Independent",
     "InterpolantLoss",
+    "MaskedDiffusionLoss",
     "MeanFlowLoss",
     "MinibatchOT",
+    "MultiModalLoss",
     "Objective",
     "PowerEMA",
     "TimeSampler",

@@ -19,7 +19,7 @@ steps = 1000
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,14 +28,16 @@ import torch
 
 from tweed import data as datasets
 from tweed import nets
-from tweed.core.denoiser import NetworkDenoiser
+from tweed.core import learned_target
+from tweed.core.denoiser import Denoiser, NetworkDenoiser
 from tweed.core.processes import Process
-from tweed.core.targets import Target
 from tweed.data import Dataset
 from tweed.data.speech import NoisySpeech
-from tweed.errors import InputError, choose
+from tweed.errors import IncompatibleError, InputError, choose
+from tweed.training import fine_tuning, learned
 from tweed.training.fit import FitResult, fit
 from tweed.training.objectives import DenoisingLoss, Objective
+from tweed.training.optimizers import OptimizerChoice
 from tweed.training.plain import call, parse
 
 _BUNDLED = Path(__file__).parent.parent / "configs"
@@ -46,9 +48,30 @@ def bundled_configs() -> list[str]:
     return sorted(path.stem for path in _BUNDLED.glob("*.toml"))
 
 
+def read_table(path: str | Path) -> tuple[dict[str, Any], str]:
+    """The tables of a TOML file, or of a configuration that tweed brings, and how messages call it.
+
+    Raises:
+        InputError: there is no such file, or it is not TOML.
+    """
+    path = _BUNDLED / f"{path}.toml" if str(path) in bundled_configs() else Path(path)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8")), path.name
+    except OSError as error:
+        known = ", ".join(bundled_configs())
+        raise InputError(
+            f"config: {path} cannot be read ({error.strerror}); expected a TOML file, or one of {known}"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"config: {path} is not TOML ({error})") from None
+
+
 @dataclass(frozen=True)
 class Optimisation:
-    """How weights are found: the arguments of `fit` of the same names (0 stands for none in `clip` and `ema`)."""
+    """How weights are found: the arguments of `fit` of the same names (0 stands for none in `clip` and `ema`).
+
+    `optimizer` is a name of `tweed.training.optimizers.choices`, or a table of its name and its own options.
+    """
 
     steps: int
     batch_size: int = 128
@@ -66,6 +89,7 @@ class Optimisation:
     micro_batch: int | None = None
     compile: bool = False
     channels_last: bool = False
+    optimizer: OptimizerChoice | None = None
 
 
 @dataclass(frozen=True)
@@ -98,23 +122,25 @@ class TrainConfig:
             of the plane such as "moons") and its options; images may also have `degrade`, a name of `tweed.data.DEGRADATIONS`,
             for pairs with a degraded image.
         network: `name` of a network of `tweed.nets` and its options.
-        process, target: what the network is trained for.
+        process, target: what the network is trained for. The target `LearnedK` is learned with it.
         denoiser: how it is told of time and given its input.
         objective: the loss, with its weighting, times and coupling.
         optimisation, logging: the settings of `fit`.
         seed: of the weights and of everything random in training.
+        start: a checkpoint, as for `tweed.load`, from whose network's weights training starts; see `start_from`.
         meta: plain values to keep in the checkpoint.
     """
 
     data: Mapping[str, Any]
     network: Mapping[str, Any]
     process: Process
-    target: Target
+    target: learned.Asked
     optimisation: Optimisation
     objective: Objective = field(default_factory=DenoisingLoss)
     denoiser: Wrapping = field(default_factory=Wrapping)
     logging: Logging = field(default_factory=Logging)
     seed: int = 0
+    start: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -134,17 +160,7 @@ class TrainConfig:
         Raises:
             InputError: there is no such file, it is not TOML, or what `from_dict` raises.
         """
-        path = _BUNDLED / f"{path}.toml" if str(path) in bundled_configs() else Path(path)
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            known = ", ".join(bundled_configs())
-            raise InputError(
-                f"config: {path} cannot be read ({error.strerror}); expected a TOML file, or one of {known}"
-            ) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"config: {path} is not TOML ({error})") from None
-        return cls.from_dict(table, path.name)
+        return cls.from_dict(*read_table(path))
 
     def replace(self, **changes: Any) -> "TrainConfig":
         """The same with other values; those of `optimisation` and `logging` go by their own names (`steps=100`)."""
@@ -177,16 +193,26 @@ def build_data(config: Mapping[str, Any], where: str = "data") -> Dataset:
     return data if degrade is None else call(datasets.Degraded, {"data": data, "kind": degrade}, where)
 
 
-def build(config: TrainConfig) -> tuple[NetworkDenoiser, Dataset]:
-    """The untrained denoiser of a configuration, and its data.
+def build(
+    config: TrainConfig, data: Dataset | None = None
+) -> tuple[NetworkDenoiser | learned_target.LearnedK, Dataset]:
+    """The untrained denoiser of a configuration, and its data (those that are given, where they are).
 
     Raises:
         InputError: an unknown name or option of the network or the data, or things that do not fit together.
     """
-    data = build_data(config.data)
+    data = build_data(config.data) if data is None else data
     network = nets.build(config.network, config.seed)
     options = dataclasses.asdict(config.denoiser)
-    return NetworkDenoiser(network, config.process, config.target, event=tuple(data.shape), **options), data
+    made = learned.denoiser(network, config.process, config.target, event=tuple(data.shape), **options)
+    time = made.time if isinstance(made, NetworkDenoiser) else made.inner.time
+    routing = network.config.get("routing", 1.0)  # type: ignore[union-attr]
+    if routing != 1.0 and time != "time":
+        raise IncompatibleError(
+            f"network.routing, denoiser.time: {routing}, {time!r} were given; expected the time 'time' with routing, whose "
+            "windows follow it from 0 to 1"
+        )
+    return made, data
 
 
 def train(
@@ -197,24 +223,36 @@ def train(
     device: torch.device | str | None = None,
     progress: bool = True,
     meta: Mapping[str, Any] | None = None,
+    data: Dataset | None = None,
+    watch: Callable[[int, Denoiser], None] | None = None,
+    watch_every: int = 0,
 ) -> FitResult:
     """Trains what a configuration describes: what `tweed train CONFIG` does.
 
     Args:
         config: a configuration, or the path of its TOML file.
         folder: where the checkpoint goes; a run in it is resumed.
-        resume, device, progress: as for `fit`.
+        resume, device, progress, watch, watch_every: as for `fit`.
         meta: more plain values to keep in the checkpoint, besides those of the configuration.
+        data: instead of the data of the configuration.
 
     Raises:
-        InputError, NumericalError, CheckpointError: as `TrainConfig.read`, `build` and `fit` do.
+        InputError, NumericalError, CheckpointError: as `TrainConfig.read`, `build`, `start_from` and `fit` do.
     """
     config = config if isinstance(config, TrainConfig) else TrainConfig.read(config)
-    denoiser, data = build(config)
+    denoiser, data = build(config, data)
     told: dict[str, Any] = {"data": dict(config.data), **config.meta, **(meta or {})}
     classes = getattr(data, "characters", None)
     if classes is not None and "label" in data.conditions:
         told.setdefault("classes", list(classes))
+    if folder is not None and resume and fine_tuning.interrupted(folder):
+        started = fine_tuning.recorded(Path(folder), config.start)
+    elif config.start is not None:
+        started = fine_tuning.start_from(learned.network_of(denoiser), config.start)
+    else:
+        started = None
+    if started:
+        told["start"] = started
     settings = {f.name: getattr(config.optimisation, f.name) for f in dataclasses.fields(config.optimisation)}
     settings |= {f.name: getattr(config.logging, f.name) for f in dataclasses.fields(config.logging)}
     if folder is None:
@@ -229,6 +267,8 @@ def train(
         resume=resume,
         device=device,
         progress=progress,
+        watch=watch,
+        watch_every=watch_every,
         meta=told,
         **settings,
     )

@@ -20,12 +20,14 @@ from torch import Tensor, nn
 
 from tweed.core import random
 from tweed.core.denoiser import Denoiser
+from tweed.core.learned_target import LearnedK
 from tweed.core.precision import fast_precision
 from tweed.data import Dataset, Tensors
 from tweed.errors import InputError, NumericalError, choose
 from tweed.training import checkpoint, sheets, state
 from tweed.training.ema import EMA, PowerEMA
 from tweed.training.objectives import DenoisingLoss, Objective
+from tweed.training.optimizers.choices import AdamW, OptimizerChoice
 from tweed.training.order import indices
 from tweed.training.parts import Follower, Losses, batches, compiled, learning_rate, place, seeded
 from tweed.training.plain import to_config
@@ -77,7 +79,7 @@ def fit(
     compile: bool = False,
     channels_last: bool = False,
     device: torch.device | str | None = None,
-    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
+    optimizer: OptimizerChoice | Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
     resume: bool = True,
@@ -88,6 +90,8 @@ def fit(
     sampler: Callable[[Denoiser], Tensor | None] | None = None,
     log_every: int = 50,
     tensorboard: bool = False,
+    watch: Callable[[int, Denoiser], None] | None = None,
+    watch_every: int = 0,
     progress: bool = True,
     meta: Mapping[str, Any] | None = None,
 ) -> FitResult:
@@ -112,7 +116,8 @@ def fit(
         micro_batch: largest number of samples in one backward pass of a process; the whole share by default.
         compile, channels_last: as they say, of the networks.
         device: a GPU where there is one, by default.
-        optimizer: makes another optimizer from the list of parameters.
+        optimizer: one of `tweed.training.optimizers.choices`, which gets `lr`, `betas` and `weight_decay`; or a function that
+            makes one from the list of parameters. `AdamW` by default.
         seed: of everything random.
         folder: where the averaged denoiser (as `tweed.save` writes it), the state of the run, `losses.jsonl`, sheets
             and TensorBoard events go.
@@ -124,6 +129,8 @@ def fit(
         sampler: gives the samples of a sheet from the averaged denoiser (or None, having drawn its own).
         log_every: steps between looks at the losses, each of which waits for the device.
         tensorboard: write events, `folder/tensorboard`.
+        watch: told of the steps done and the averaged denoiser, every `watch_every` steps and at the end.
+        watch_every: steps between looks of `watch`; 0 for the end alone.
         progress: tell of progress on stderr.
         meta: plain values to keep in the checkpoint.
 
@@ -176,9 +183,11 @@ def fit(
         "objective": _described(objective),
         "data": [type(data).__name__, len(data), list(data.shape)],
     }
+    if isinstance(optimizer, OptimizerChoice) and optimizer != AdamW():
+        settings["optimizer"] = to_config(optimizer)
     if folder is not None:
         folder = Path(folder)
-        settings["denoiser"] = checkpoint.denoiser_config(denoiser)
+        settings["denoiser"] = _denoiser_config(denoiser)
         if main:
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -190,7 +199,9 @@ def fit(
     parameters = [p for p in denoiser.parameters() if p.requires_grad]
     if not parameters:
         raise InputError("denoiser: it has no parameters to train")
-    optimizer_ = optimizer(parameters) if optimizer else _adamw(parameters, lr, betas, weight_decay)
+    chosen = AdamW() if optimizer is None else optimizer
+    made = isinstance(chosen, OptimizerChoice)
+    optimizer_ = chosen.make(parameters, lr, betas, weight_decay) if made else chosen(parameters)
     rates = [group["lr"] / lr for group in optimizer_.param_groups]
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     modules = {"last": denoiser, "average": followed, **{f"power{i}": m for i, m in enumerate(powers)}}
@@ -278,6 +289,9 @@ def fit(
                     samples = (sampler or sheets.default_sampler(data, settings["conditions"], device))(followed)
                 if samples is not None and folder is not None:
                     sheets.write_sheet(samples, folder / "samples" / f"{done:07d}.png")
+            if watch and main and (last or (watch_every and done % watch_every == 0)):
+                with torch.no_grad():
+                    watch(done, followed)
             if main and folder is not None and averages and snapshot_every and (done % snapshot_every == 0 or last):
                 state.write_snapshot(folder, done, list(zip(averages, powers, strict=True)))
             if saves and main and folder is not None:
@@ -319,8 +333,14 @@ def _described(objective: Any) -> Any:
         return repr(objective) if type(objective).__repr__ is not object.__repr__ else type(objective).__name__
 
 
-def _adamw(parameters: list[nn.Parameter], lr: float, betas: tuple[float, float], decay: float):
-    return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=decay, fused=True)
+def _denoiser_config(denoiser: Denoiser) -> dict[str, Any]:
+    if not isinstance(denoiser, LearnedK):
+        return checkpoint.denoiser_config(denoiser)
+    # Its k is one of the weights.
+    return {
+        **checkpoint.denoiser_config(denoiser.fixed()),
+        "target": {"name": "LearnedK", "rate": denoiser.rate},
+    }
 
 
 def _gathered(waiting: list[Tensor], accelerator: Any) -> list[float]:

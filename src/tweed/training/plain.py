@@ -17,13 +17,16 @@ from tweed.core import processes, targets
 from tweed.core.processes import Process
 from tweed.core.targets import Target
 from tweed.errors import InputError, choose, reject_unknown
-from tweed.training import couplings, objectives, times, weightings
+from tweed.training import couplings, learned, objectives, times, weightings
+from tweed.training.optimizers import choices
 
 _T = TypeVar("_T")
 
-FAMILIES: dict[type, Mapping[str, type]] = {
+FAMILIES: dict[Any, Mapping[str, type]] = {
     Process: processes.BY_NAME,
     Target: targets.BY_NAME,
+    learned.Asked: learned.BY_NAME,
+    choices.OptimizerChoice: choices.BY_NAME,
     weightings.Weighting: weightings.BY_NAME,
     times.TimeSampler: times.BY_NAME,
     couplings.Coupling: couplings.BY_NAME,
@@ -97,6 +100,15 @@ def parse(kind: type[_T], table: Any, where: str) -> _T:
         return kind(**given)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
+
+
+def family_of(value: Any, field: str) -> Mapping[str, type] | None:
+    """The classes by name that `field` of a dataclass chooses from; None where it holds something else."""
+    hint = _hints(type(value)).get(field) if dataclasses.is_dataclass(value) else None
+    if hint in FAMILIES:
+        return FAMILIES[hint]
+    options = [option for option in typing.get_args(hint) if option in FAMILIES]
+    return FAMILIES[options[0]] if options else None
 
 
 def _fields(kind: Any) -> list[dataclasses.Field]:

@@ -109,7 +109,8 @@ def _restore_optimizer(
             value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         elif isinstance(value, Tensor):
             fused = bool(optimizer.defaults.get("fused")) or bool(optimizer.defaults.get("capturable"))
-            value = value.to(parameter.device if fused else "cpu")
+            # Counts of steps stay on the CPU otherwise; the moments of a parameter that is one number do not.
+            value = value.to(parameter.device if fused or name != "step" else "cpu")
         optimizer.state[parameter][name] = value
 
 

@@ -20,6 +20,7 @@ PLAIN: dict[str, dict[str, Any]] = {
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "dit": {
         "routing": {"routing": 0.8},
+        "experts": {"experts": 3},
         "long skips": {"long_skips": True},
         "long skips, constant scale": {"long_skips": True, "skip_scale": "constant"},
         "long skips, learned scale": {"long_skips": True, "skip_scale": "learned"},

@@ -1,0 +1,147 @@
+"""Masked and noised auto-encoding in one loss: "Unified Auto-Encoding with Masked Diffusion" (2024, arXiv 2406.17688)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tweed.core import random
+from tweed.core.denoiser import Denoiser, NetworkDenoiser
+from tweed.core.processes import Process
+from tweed.core.time import as_time
+from tweed.errors import IncompatibleError, InputError
+from tweed.training import objectives, times
+from tweed.training.couplings import Independent
+from tweed.training.objectives import Batch, conditions, draw
+from tweed.training.times import TimeSampler
+
+_MASKS = 0x6D61736B  # the stream of a seed that masks are drawn from
+
+
+@dataclass(frozen=True)
+class MaskedDiffusionLoss:
+    """Half of a batch is clean and mostly hidden, the rest noised and partly hidden, for one network with two heads.
+
+    The last `floor(clean B)` of a batch of B are clean, at time 0: the loss is the squared error of the data head over hidden
+    patches. The others are noised: the mean of the noise head's error over visible patches and the data head's over
+    hidden ones; over all patches where none is hidden. Averaged over the batch this is the published sum, each part
+    weighted by its share, q and 1 - q.
+
+    `clean=1` is a masked autoencoder, `clean=0, noised_mask=0` a diffusion model with a second head, `clean=0,
+    noised_mask=0.5` MaskDiT.
+
+    Args:
+        clean: q, the share of clean images.
+        clean_mask, noised_mask: the share of patches that is hidden; `floor((1 - share) L)` are seen.
+        times: how the times of noised images are drawn.
+
+    Raises:
+        InputError: a share is outside of [0, 1], or nothing would be seen.
+    """
+
+    clean: float = 0.5
+    clean_mask: float = 0.75
+    noised_mask: float = 0.375
+    times: TimeSampler = field(default_factory=times.Uniform)
+
+    def __post_init__(self):
+        for name in ("clean", "clean_mask", "noised_mask"):
+            value, limit = getattr(self, name), 1.0 if name == "clean" else 1.0 - 1e-9
+            if not 0.0 <= value <= limit:
+                raise InputError(f"{name}: {value} was given; expected a share in [0, 1{']' if limit == 1.0 else ')'}")
+
+    def prepare(
+        self, process: Process, batch: Batch, *, seed: int, step: int, offset: int = 0, total: int | None = None
+    ) -> dict[str, Tensor]:
+        """The batch with times, zero for the clean part, noise, and the number of each row (`row`), which masks follow from."""
+        total = total or offset + len(batch["x"])
+        made = draw(process, batch, self.times, Independent(), seed=seed, step=step, offset=offset, total=total)
+        rows = offset + torch.arange(len(batch["x"]), device=made["t"].device)
+        if "t" not in batch:
+            made["t"] = torch.where(rows >= total - self._count(total), 0.0, made["t"])
+        return {**made, "row": step * total + rows}
+
+    def _count(self, total: int) -> int:
+        return math.floor(self.clean * total + 1e-9)
+
+    def __call__(self, denoiser: Denoiser, batch: Batch, *, seed: int = 0, step: int = 0) -> Float[Tensor, " b"]:
+        """The loss of each sample.
+
+        Raises:
+            IncompatibleError: the network has no two heads, or the process an endpoint.
+            InputError: nothing of an image would be seen.
+        """
+        network = _network(denoiser)
+        process = denoiser.process
+        if "row" not in batch:
+            batch = self.prepare(process, batch, seed=seed, step=step)
+        told = {name: value for name, value in conditions(process, batch).items() if name != "row"}
+        t = as_time(batch["t"])
+        noised = int((t > 0.0).sum())  # they come first
+        losses = []
+        for part, hidden in ((slice(0, noised), self.noised_mask), (slice(noised, None), self.clean_mask)):
+            if len(t[part]):
+                rows = {name: value[part] for name, value in told.items()}
+                x0, noise = batch["x"][part], batch["noise"][part]
+                losses.append(self._part(network, process, x0, noise, t[part], batch["row"][part], hidden, seed, rows))
+        return torch.cat(losses) if losses else batch["x"].new_zeros(0)
+
+    def _part(
+        self, network: Any, process: Process, x0: Tensor, noise: Tensor, t: Tensor, row: Tensor, hidden: float,
+        seed: int, told: Mapping[str, Tensor],
+    ) -> Tensor:  # fmt: skip
+        clean = bool(t[0] == 0.0)
+        count = network.tokens(x0)
+        chosen = visible_patches(row, count, hidden, random.fold(seed, _MASKS))
+        seen = _pixels(chosen, count, x0, network.patch)
+        x = x0 if clean else process.perturb(x0, t, noise)
+        heads = network.heads(x, t.to(torch.float32), visible=chosen if hidden > 0.0 else None, **told)
+        off_data, off_noise = (heads.data - x0).square(), (heads.noise - noise).square()
+        whole = torch.ones_like(seen)
+        data = _mean(off_data, 1.0 - seen if hidden > 0.0 else whole)
+        if clean:
+            return data
+        return 0.5 * (_mean(off_noise, seen if hidden > 0.0 else whole) + data)
+
+
+def visible_patches(row: Int[Tensor, " b"], count: int, hidden: float, seed: int) -> Int[Tensor, "b k"]:
+    """Which `floor((1 - hidden) count)` of `count` patches are seen, in random order; a function of seed and row.
+
+    Raises:
+        InputError: it would be none.
+    """
+    kept = math.floor((1.0 - hidden) * count + 1e-9)
+    if kept < 1:
+        raise InputError(f"mask: {hidden} of {count} patches leaves none; expected at least one to be seen")
+    if kept == count and hidden > 0.0:
+        raise InputError(f"mask: {hidden} of {count} patches hides none; expected 0, or a larger share")
+    return random.uniform((len(row), count), seed, index=row, device=row.device).argsort(1)[:, :kept]
+
+
+def _pixels(chosen: Tensor, count: int, x: Tensor, patch: int) -> Tensor:
+    # 1 where a pixel is seen, (b, 1, h, w).
+    mask = torch.zeros(len(x), count, device=x.device, dtype=x.dtype).scatter(1, chosen, 1.0)
+    mask = mask.reshape(len(x), 1, x.shape[2] // patch, x.shape[3] // patch)
+    return mask.repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+
+
+def _mean(error: Tensor, where: Tensor) -> Tensor:
+    return (error * where).flatten(1).sum(1) / (where.flatten(1).sum(1) * error.shape[1])
+
+
+def _network(denoiser: Denoiser) -> Any:
+    network = denoiser.network if isinstance(denoiser, NetworkDenoiser) else None
+    if not (hasattr(network, "heads") and hasattr(network, "tokens")):
+        raise IncompatibleError(
+            "denoiser: MaskedDiffusionLoss needs a network with two heads, such as 'masked-autoencoder'"
+        )
+    if denoiser.process.endpoint != "none":
+        raise IncompatibleError(f"process: {type(denoiser.process).__name__} has an endpoint; expected noise alone")
+    return network
+
+
+objectives.BY_NAME[MaskedDiffusionLoss.__name__] = MaskedDiffusionLoss
