@@ -51,9 +51,9 @@ def test_speech_comes_out_of_noise():
     from tweed.metrics.audio import si_sdr
     from tweed.restoration import enhance
 
-    # Held-out voices in coloured noise. On average a draw gains 4.5 dB, and the network that answers at once 7.5.
+    # Held-out voices in coloured noise. On average a draw gains 5.5 dB, and the network that answers at once 7.5.
     clean, noisy = NoisySpeech(("coloured",), (-5.0, 5.0), 192, 4, split="test", seed=5).waveforms(torch.arange(4))
     before = si_sdr(noisy, clean)
     draw, direct = (enhance(noisy, tw.load(name), seed=1) for name in ("speech", "speech-direct"))
-    assert (si_sdr(draw, clean) - before).mean() > 2.0
+    assert (si_sdr(draw, clean) - before).mean() > 2.5
     assert (si_sdr(direct, clean) - before).mean() > 4.0

@@ -5,8 +5,9 @@ import torch
 
 import tweed as tw
 from tweed.core import random
+from tweed.core.aggregate import Aggregate, Embedding, Scaled
 from tweed.core.exact.modalities import GaussianModalities
-from tweed.core.modalities import Aggregate, Embedding, ModalEstimate, PlugIn, Scaled
+from tweed.core.modalities import ModalEstimate, PlugIn
 from tweed.core.processes import VP, Cosine, RectifiedFlow, Residual
 from tweed.errors import IncompatibleError, InputError
 from tweed.guidance import modalities
@@ -74,6 +75,18 @@ class TestAggregate:
         p = torch.tensor([[0.2, 0.3, 0.5]])
         each = self.aggregate.encode("label", torch.arange(3))
         torch.testing.assert_close(self.aggregate.encode("label", p)[0], p[0] @ each)
+
+    def test_inversion_gives_back_what_was_averaged(self):
+        for power in (1.0, 0.5):
+            self.aggregate.power = power
+            e = self.aggregate(self.entries)
+            torch.testing.assert_close(self.aggregate.invert("a", e, self.entries), self.entries["a"])
+        torch.testing.assert_close(
+            Aggregate({"a": Scaled(3.0)}).invert("a", torch.ones(1, 2), {}), torch.ones(1, 2) / 3
+        )
+        for name, others in (("label", self.entries), ("a", {}), ("b", self.entries)):
+            with pytest.raises(InputError, match="expected a Scaled one"):
+                self.aggregate.invert(name, e, others)
 
     def test_embedding_keeps_angles_and_size(self):
         code = Embedding(6, (4, 3), seed=2)(torch.eye(6) * 6**0.5)
@@ -148,7 +161,7 @@ class TestConditional:
         assert spread < 0.1
 
     @pytest.mark.parametrize("r", [0.1, 0.6, 0.95])
-    def test_the_published_rule_has_the_bias_that_is_derived(self, r):
+    def test_the_plug_in_rule_has_the_bias_that_is_derived(self, r):
         one = {"x1": torch.ones(1, 1).double()}
         mean = law(PlugIn(pair(r, Cosine())), one, "x2", DPMSolver(), 600)[0].item()
         v = 1.0 + torch.logspace(-12, 8, 200001, base=10.0, dtype=F64)

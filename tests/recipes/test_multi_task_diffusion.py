@@ -2,9 +2,10 @@
 
 import math
 
+from tweed.core.aggregate import Aggregate
 from tweed.core.exact import GaussianModalities
 from tweed.core.injection import Injection
-from tweed.core.modalities import Aggregate, PlugIn
+from tweed.core.modalities import PlugIn
 from tweed.recipes import _multi_task_digits as digits
 from tweed.recipes import multi_task_diffusion, silent
 from tweed.recipes.registry import reproduce
@@ -37,9 +38,7 @@ def test_samplers_that_are_not_told_are_found_out(monkeypatch):
     assert "Gaussians, x2 given x1, told: mean off, of how far it moves" in failed(multi_task_diffusion.oracle_rows(0))
     monkeypatch.undo()
     monkeypatch.setattr(PlugIn, "forward", lambda self, x, t, **cond: self.denoiser(x, t, **cond))
-    assert "two normals, slope of x2 on x1: published rule, off what is derived" in failed(
-        multi_task_diffusion._slopes()
-    )
+    assert "two normals, slope of x2 on x1: plug-in rule, off what is derived" in failed(multi_task_diffusion._slopes())
 
 
 def test_an_aggregate_that_is_not_renormalised_is_found_out(monkeypatch):

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tweed.core import grids, random
+from tweed.core.aggregate import Aggregate
 from tweed.core.denoiser import Denoiser
-from tweed.core.modalities import Aggregate, ModalEstimate
+from tweed.core.modalities import ModalEstimate
 from tweed.core.time import as_time
 from tweed.errors import InputError, choose
 from tweed.solvers import sampling
@@ -33,7 +34,7 @@ def sample(
     """All modalities at once, jointly or given some: any solver down to the smallest time, where the heads are read.
 
     Args:
-        denoiser: answers with a `ModalEstimate`; guided, or wrapped in `PlugIn` for the published rule.
+        denoiser: answers with a `ModalEstimate`; guided, or wrapped in `PlugIn` for the plug-in rule.
         n: how many, or the states to start from.
         known: name -> values, n rows or one for all.
         solver, steps, grid: as for `tweed.sample`; the last time is `process.t_min`.

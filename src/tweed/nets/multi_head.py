@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tweed.core.modalities import Aggregate, Embedding, Scaled
+from tweed.core.aggregate import Aggregate, Embedding, Scaled
 from tweed.errors import InputError, choose, reject_unknown
 from tweed.nets.mlp import MLP
 from tweed.nets.registry import build, register, zero

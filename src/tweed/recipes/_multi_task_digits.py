@@ -23,7 +23,7 @@ from tweed.nets import build
 from tweed.recipes import Progress, Row, at_least, at_most, greater_than, info, less_than
 from tweed.training import DenoisingLoss, MultiModalLoss, Objective, fit
 
-TOLD, PLUG_IN, HEAD = "told the label", "published rule", "label head as classifier"
+TOLD, PLUG_IN, HEAD = "told the label", "plug-in rule", "label head as classifier"
 LOSS = MultiModalLoss({"label": 0.1}, dropout=0.2, tell=0.5, rho="signal")
 
 
@@ -188,9 +188,13 @@ def rows(found: Found) -> list[Row]:
         at_least("judge: held-out digits read", found.judge, 0.93),
         at_least("image and label drawn together: they agree", found.joint, 0.8, note="independent ones: 0.1"),
         at_least("image given the label, network told: agrees", found.given[TOLD], 0.85),
-        info("... published rule", found.given[PLUG_IN], note="told nothing, the guess plugged in"),
+        info("... plug-in rule", found.given[PLUG_IN], note="told nothing, the guess plugged in"),
         info("... label head as a classifier of noisy states", found.given[HEAD]),
-        *(info(f"... variance within a class, of digits', {rule}", value) for rule, value in found.spread.items()),
+        greater_than(
+            "... variance within a class, of digits': told, against the plug-in rule", found.spread[TOLD],
+            found.spread[PLUG_IN], 1.3, note="1 is right",
+        ),
+        info("... label head as a classifier", found.spread[HEAD]),
         at_least("label given the image, absent from the aggregate: held-out digits", found.read, 0.85),
         less_than("... errors, against a classifier's and 8 points", 1 - found.read, 1.08 - found.plain),
         *(info(f"... by sampling in 8 steps, {rule}", value) for rule, value in found.few.items()),
@@ -198,7 +202,7 @@ def rows(found: Found) -> list[Row]:
         info("... points lost by the random backbone", 100 * (found.read - found.frozen), published="(sharing helps)"),
         at_most(
             "distance of images to held-out ones (sliced W2), against a model of images alone",
-            found.distance / found.single, 1.15, note=f"{found.distance:.4f} and {found.single:.4f}",
+            found.distance / found.single, 1.5, note=f"{found.distance:.4f} and {found.single:.4f}",
         ),
         info(
             "masked image beside it: loss of noise of the image alone, at the end", masked[max(masked)],

@@ -79,7 +79,7 @@ def run(seed: int, scale: str, progress: Progress) -> Report:
         notes=(
             "Data: eight Gaussians of unit variance in all, on a random plane; a residual network of three layers, learning "
             "rate 1e-3 with a cosine, thirty times that for the logit of k; times within [0.05, 0.95].",
-            "k does not reach D / (D + d) in so few steps.",
+            "Where data fill the space the loss hardly tells k of 1/2 from 3/4, and k stops anywhere between.",
             "Off the plane: root mean square of each normal direction of samples by 50 steps of Euler.",
             "ImageNet needs its data: published FID 2.05 against 2.08 of v (second-hand).",
         ),
@@ -164,9 +164,7 @@ def _relations(found: Mapping[tuple[int, int], Mapping[str, Measured]], scale: s
                 less_than(f"{name}: loss of learned k, against velocity", learned.loss, each[VELOCITY].loss, factor)
             )
             if scale != "smoke":
-                rows.append(
-                    less_than("... against data", learned.loss, each[DATA].loss, 4.0, note="k is not there yet")
-                )
+                rows.append(less_than("... against data", learned.loss, each[DATA].loss, 1.5))
                 rows.append(at_least("... k", learned.k, 0.75, note=f"k* {k_star(ambient, intrinsic):.3f}"))
                 rows.append(less_than("... samples off the plane, against velocity", learned.off, each[VELOCITY].off))
         else:
@@ -174,7 +172,9 @@ def _relations(found: Mapping[tuple[int, int], Mapping[str, Measured]], scale: s
                 less_than(f"{name}: loss of learned k, against velocity", learned.loss, each[VELOCITY].loss, 1.05)
             )
             rows.append(less_than("... against data", learned.loss, each[DATA].loss, 0.7))
-            rows.append(check("... k", 0.4 < learned.k < 0.75, "0.4 .. 0.75", here=learned.k, note="k* 0.5"))
+            rows.append(
+                check("... k", 0.4 < learned.k < 0.85, "0.4 .. 0.85", here=learned.k, note="k* 0.5; flat about it")
+            )
     ordered = sorted(found, key=lambda pair: pair[0] / pair[1])
     ks = [found[pair][LEARNED].k for pair in ordered]
     rows.append(

@@ -109,9 +109,9 @@ class _Pairs:
 NOTES = (
     "Speech is espeak-ng's, not people's: voices, sentences, babblers and rooms of the test are none of the training's, but "
     "they are the same synthesiser's.",
-    "The network has 3.0 million parameters (65 million as published), trained for an hour of one core, with EDM's "
-    "preconditioning in place of the raw score, and frames 15 ms apart (8 as published); process and sampler are the published "
-    "ones.",
+    "The network has 3.0 million parameters (65 million as published), trained for two hours of one core (the discriminative "
+    "one for one, with babble among its kinds), with EDM's preconditioning in place of the raw score, and "
+    "frames 15 ms apart (8 as published); process and sampler are the published ones.",
     "A draw of the posterior is twice as far from the truth, in mean square, as its mean, which regression aims at: SI-SDR "
     "is the measure that favours the discriminative network most.",
     "Tolerances of the exact case are those of 20000 bins (Monte Carlo error about 0.01).",

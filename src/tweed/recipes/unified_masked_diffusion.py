@@ -51,7 +51,7 @@ class Settings:
 
 SCALES = {
     "smoke": Settings(),
-    "default": Settings(1000, 150),
+    "default": Settings(700, 100),
     "gpu": Settings(20000, 2000, 256, 128, 6, 2000),
 }
 
@@ -65,6 +65,7 @@ class Found:
     tuned: float
     distance: float
     model: NetworkDenoiser
+    samples: Tensor
 
 
 def run(seed: int, scale: str, progress: Progress) -> Report:
@@ -182,7 +183,7 @@ def trained(settings: Settings, seed: int, progress: Progress) -> dict[str, Foun
         with torch.no_grad():
             samples = tw.sample(tuned, settings.samples, solver=DDIM(eta=1.0), steps=50, seed=random.fold(seed, 14))
         distance = sliced_wasserstein(samples.flatten(1), truth["x"].flatten(1), seed=random.fold(seed, 15))
-        found[name] = Found(read, error, noise_error(tuned, truth["x"], seed), float(distance), made)
+        found[name] = Found(read, error, noise_error(tuned, truth["x"], seed), float(distance), made, samples[:12])
     return found
 
 
@@ -243,8 +244,11 @@ def _trade_off(found: Mapping[str, Found]) -> Any:
             axes.scatter(getattr(each, name), 100.0 * each.probe, s=60, marker=mark, label=way)
         axes.set(xlabel="error of the noise, all patches seen", ylabel=f"linear probe, {SHOTS} a class, %")
         axes.set_title(title, fontsize=10)
-        axes.set_xscale("log")
-        axes.grid(alpha=0.25, which="both")
+        if name == "error":
+            axes.set_xscale("log")
+            axes.set_xticks([0.2, 0.5, 1.0, 2.0], ["0.2", "0.5", "1", "2"])
+            axes.minorticks_off()
+        axes.grid(alpha=0.25)
         axes.legend(fontsize=8)
     return figure
 
@@ -254,12 +258,13 @@ def _pictures(found: Mapping[str, Found], seed: int) -> Any:
 
     held = Digits("test")
     x = held.batch(torch.arange(12))["x"]
-    chosen = visible_patches(torch.arange(12), PATCHES, 0.75, random.fold(seed, 19))
+    chosen = visible_patches(torch.arange(12), PATCHES, 0.5, random.fold(seed, 19))
     rows = {"digits": x, "what is seen": torch.where(_mask(chosen) > 0, x, math.nan)}
-    for name in ("UMD", "MAE", "DiT", "MaskDiT"):
+    for name in ("UMD", "MAE"):
         network: Any = found[name].model.network
         with torch.no_grad():
-            rows[f"{name}: completed"] = network.heads(x, 0.0, visible=chosen).data
+            rows[f"completed, {name}"] = network.heads(x, 0.0, visible=chosen).data
+    rows |= {f"samples, {name}": each.samples for name, each in found.items()}
     figure = Figure(figsize=(8.0, 0.72 * len(rows)), layout="constrained")
     axes = figure.subplots()
     axes.set_facecolor("#c9a0a0")

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tweed.core import random
+from tweed.core.aggregate import Aggregate
 from tweed.core.denoiser import Denoiser, Wrapper
-from tweed.core.modalities import Aggregate, ModalEstimate
+from tweed.core.modalities import ModalEstimate
 from tweed.core.processes import Process
 from tweed.core.time import as_time
 from tweed.errors import IncompatibleError, InputError, choose

@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tweed.core import targets
+from tweed.core.aggregate import Aggregate, Embedding
 from tweed.core.denoiser import Denoiser
-from tweed.core.modalities import Aggregate, Embedding, ModalEstimate
+from tweed.core.modalities import ModalEstimate
 from tweed.core.processes import VP, Process
 from tweed.core.time import as_time, working_dtype
 from tweed.errors import IncompatibleError, InputError
