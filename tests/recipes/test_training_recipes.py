@@ -5,7 +5,7 @@ import torch
 
 from tweed.core import random, targets
 from tweed.recipes import _flatness as flatness
-from tweed.recipes import alias_free, dual_adam, k_diff, scale_long, silent
+from tweed.recipes import alias_free, denoising_task_routing, dual_adam, k_diff, scale_long, silent
 from tweed.recipes.registry import reproduce
 
 FIGURES = {
@@ -13,6 +13,7 @@ FIGURES = {
     "k-diff": {"targets.png"},
     "scale-long": {"start.png"},
     "alias-free": {"resampling.png"},
+    "denoising-task-routing": set(),
 }
 
 
@@ -61,6 +62,44 @@ def test_filters_that_are_left_out_are_found_out(monkeypatch):
         "shift by one pixel: 7 taps, against maxima and interpolation",
         "a wave of 0.4 cycles a pixel: what aliases, of all",
     } <= failed(alias_free._resampling(1, 16)[1])
+
+
+def test_turns_that_go_the_other_way_are_found_out(monkeypatch):
+    assert alias_free._rotation_row(0).holds
+    right = alias_free.rotating
+    monkeypatch.setattr(alias_free, "rotating", lambda angle, steps: right(-angle, steps))
+    assert not alias_free._rotation_row(0).holds
+
+
+def test_windows_that_slide_from_the_noise_are_found_out(monkeypatch):
+    assert not failed(denoising_task_routing._masks())
+
+    class Reversed(denoising_task_routing.ChannelRouting):
+        def forward(self, t):
+            return super().forward(1.0 - t)
+
+    monkeypatch.setattr(denoising_task_routing, "ChannelRouting", Reversed)
+    assert "offset of the window: off round((C - active) t^4)" in failed(denoising_task_routing._masks())
+
+
+def test_masks_that_lose_what_they_hide_are_found_out(monkeypatch):
+    settings = denoising_task_routing.Settings(hidden=16, blocks=2)
+    assert not failed(denoising_task_routing._block(settings, 0))
+    # A network that starts anywhere else, and one with more parameters.
+    right = denoising_task_routing._network
+
+    def other(settings, way, seed, zero_init=True):
+        net = right(settings, way, seed, zero_init)
+        if way == "windows":
+            net.more = torch.nn.Parameter(torch.zeros(3))
+            net.input.weight.data.mul_(0.5)
+        return net
+
+    monkeypatch.setattr(denoising_task_routing, "_network", other)
+    assert failed(denoising_task_routing._block(settings, 0)) == {
+        "blocks that write nothing: routed off plain",
+        "parameters are those of plain",
+    }
 
 
 class TestFlatness:

@@ -26,6 +26,14 @@ def test_the_default_runs_from_end_to_end(monkeypatch, tmp_path):
     assert names == {"report.json", "report.md", "trade-off.png", "pictures.png"}
 
 
+def test_what_is_drawn_is_the_network_before_fine_tuning():
+    from tweed.data.digits import Digits
+
+    found = recipe.trained(recipe.Settings(4, 2, 16, 16, 1, 20), 3, silent)
+    for each in found.values():
+        assert recipe.noise_error(each.model, Digits("test").x, 3) == each.error != each.tuned
+
+
 def test_patches_that_are_only_painted_over_are_found_out(monkeypatch):
     right = MaskedAutoencoder._encoded
 

@@ -11,6 +11,7 @@ from tweed.errors import IncompatibleError, InputError
 from tweed.training import DenoisingLoss, fit
 from tweed.training.config import TrainConfig
 from tweed.training.masked_diffusion import MaskedDiffusionLoss, visible_patches
+from tweed.training.times import Uniform
 
 CONFIG = {
     "name": "masked-autoencoder", "in_channels": 1, "patch": 2, "hidden": 16, "depth": 1, "decoder_depth": 1, "heads": 2,
@@ -114,6 +115,37 @@ def test_micro_batches_see_what_the_whole_batch_does():
         made = loss.prepare(denoiser.process, {"x": x}, seed=5, step=2, offset=offset, total=12)
         parts.append(loss(denoiser, made, seed=5, step=2))
     torch.testing.assert_close(torch.cat(parts), whole, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("spread", ["low-discrepancy", "stratified"])
+def test_noised_times_are_spread_over_all_times(spread):
+    loss = MaskedDiffusionLoss(clean=0.5, times=Uniform(spread=spread))
+    for step in range(5):
+        made = loss.prepare(VP(), {"x": X}, seed=5, step=step)
+        t = made["t"][:6].sort().values
+        # One sixth of all times each.
+        assert (t - (torch.arange(6) + 0.5) / 6).abs().max() <= 1 / 6
+
+
+def test_given_times_say_which_samples_are_clean():
+    denoiser, loss = model(), MaskedDiffusionLoss()
+    t = torch.tensor([0.5, 0.0, 0.3, 0.0, 0.9], dtype=torch.float64)
+    made = loss.prepare(VP(), {"x": X[:5], "t": t}, seed=5, step=0)
+    order = torch.tensor([0, 2, 4, 1, 3])
+    moved = {name: value[order] for name, value in made.items()}
+    torch.testing.assert_close(loss(denoiser, made, seed=5)[order], loss(denoiser, moved, seed=5), atol=1e-6, rtol=1e-5)
+
+
+def test_a_denoiser_that_reads_the_network_otherwise_is_refused():
+    net = model().network
+    for options in (
+        {"target": tw.targets.V()}, {"target": tw.targets.Data()}, {"target": tw.targets.Noise(), "time": "log_snr"},
+        {"target": tw.targets.Noise(), "input_scale": "unit"},
+    ):  # fmt: skip
+        with pytest.raises(IncompatibleError, match=r"expected .Noise.*'time', 'none'"):
+            MaskedDiffusionLoss()(tw.NetworkDenoiser(net, VP(), **options), {"x": X})
+    with pytest.raises(InputError, match="vector"):
+        MaskedDiffusionLoss()(model(), {"x": X, "vector": torch.zeros(12, 3)})
 
 
 def test_it_trains_and_is_named_in_configurations():

@@ -40,7 +40,8 @@ class MaskedAutoencoder(nn.Module):
     decoder sees. Time 0 means "no noise": it has an embedding of its own besides that of the time, so that a clean image is
     not taken for a hardly noised one. The network must be told the time of the process, in [0, 1] (`time="time"`).
 
-    The class tokens start at small random numbers: at zero, as published, they would stay equal to one another.
+    The class tokens start at small random numbers: at zero, as published, they would stay equal to one another. A linear layer
+    more than published leads the representation to the decoder.
 
     Args:
         in_channels: channels of the image.

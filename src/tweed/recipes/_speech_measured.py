@@ -62,6 +62,8 @@ class Part:
 
 def run(seed: int, sizes: Sizes, progress: Progress) -> tuple[dict[str, Part], list[Row]]:
     """All parts, and the rows that compare them."""
+    for name in ("pesq", "pystoi"):
+        audio_package(name)  # missed now rather than after minutes
     model, direct = tw.load("speech"), tw.load("speech-direct")
     parts = {}
     for number, (name, n) in enumerate(sizes.of().items()):

@@ -212,7 +212,7 @@ def _draw_oracle(figure: Any, seed: int, curves: Mapping[str, Any]) -> None:
         ("plug-in rule", law(PlugIn(model), x1), {"color": "C1"}),
     ):
         ring = m[0] + 2.0 * circle @ torch.linalg.cholesky(c).T
-        panels[0].plot(ring[:, 0], ring[:, 1], label=name, **style)
+        panels[0].plot(ring[:, 0].tolist(), ring[:, 1].tolist(), label=name, **style)
         panels[0].plot(*m[0].tolist(), marker="+", color=style["color"])
     panels[0].set(xlabel="first of x2", ylabel="second of x2")
     panels[0].set_title("two deviations around the mean, 100 steps of DDIM", fontsize=9)

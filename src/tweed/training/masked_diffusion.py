@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tweed.core import random
+from tweed.core import random, targets
 from tweed.core.denoiser import Denoiser, NetworkDenoiser
 from tweed.core.processes import Process
 from tweed.core.time import as_time
@@ -58,37 +58,43 @@ class MaskedDiffusionLoss:
         self, process: Process, batch: Batch, *, seed: int, step: int, offset: int = 0, total: int | None = None
     ) -> dict[str, Tensor]:
         """The batch with times, zero for the clean part, noise, and the number of each row (`row`), which masks follow from."""
-        total = total or offset + len(batch["x"])
-        made = draw(process, batch, self.times, Independent(), seed=seed, step=step, offset=offset, total=total)
-        rows = offset + torch.arange(len(batch["x"]), device=made["t"].device)
+        n = len(batch["x"])
+        total = total or offset + n
+        rows = offset + torch.arange(n, device=batch["x"].device)
         if "t" not in batch:
-            made["t"] = torch.where(rows >= total - self._count(total), 0.0, made["t"])
+            # Drawn for the noised part alone: a share of a batch's evenly spread times would not be spread over all times.
+            noised = total - math.floor(self.clean * total + 1e-9)
+            t = torch.zeros(total, dtype=torch.float64)
+            t[:noised] = self.times(process, noised, seed, step)
+            batch = {**batch, "t": t[offset : offset + n].to(batch["x"].device)}
+        made = draw(process, batch, self.times, Independent(), seed=seed, step=step, offset=offset, total=total)
         return {**made, "row": step * total + rows}
 
-    def _count(self, total: int) -> int:
-        return math.floor(self.clean * total + 1e-9)
-
     def __call__(self, denoiser: Denoiser, batch: Batch, *, seed: int = 0, step: int = 0) -> Float[Tensor, " b"]:
-        """The loss of each sample.
+        """The loss of each sample; those at a given time 0 are the clean ones, wherever they are.
 
         Raises:
-            IncompatibleError: the network has no two heads, or the process an endpoint.
-            InputError: nothing of an image would be seen.
+            IncompatibleError: the network has no two heads, is told something else than the time, or is read as another
+                target than its head; or the process has an endpoint.
+            InputError: nothing of an image would be seen, or an entry that the network does not know.
         """
         network = _network(denoiser)
         process = denoiser.process
         if "row" not in batch:
             batch = self.prepare(process, batch, seed=seed, step=step)
         told = {name: value for name, value in conditions(process, batch).items() if name != "row"}
+        if not told.keys() <= {"label", "drop"}:
+            raise InputError(f"batch: the conditions {sorted(told)} were given; expected 'label' and 'drop' alone")
         t = as_time(batch["t"])
-        noised = int((t > 0.0).sum())  # they come first
-        losses = []
-        for part, hidden in ((slice(0, noised), self.noised_mask), (slice(noised, None), self.clean_mask)):
-            if len(t[part]):
-                rows = {name: value[part] for name, value in told.items()}
-                x0, noise = batch["x"][part], batch["noise"][part]
-                losses.append(self._part(network, process, x0, noise, t[part], batch["row"][part], hidden, seed, rows))
-        return torch.cat(losses) if losses else batch["x"].new_zeros(0)
+        places, losses = [], []
+        for clean, hidden in ((False, self.noised_mask), (True, self.clean_mask)):
+            rows = ((t == 0.0) == clean).nonzero()[:, 0]
+            if len(rows):
+                x0, noise, row = (batch[name][rows] for name in ("x", "noise", "row"))
+                own = {name: value[rows] for name, value in told.items()}
+                losses.append(self._part(network, process, x0, noise, t[rows], row, hidden, seed, own))
+                places.append(rows)
+        return torch.cat(losses)[torch.cat(places).argsort()] if losses else batch["x"].new_zeros(0)
 
     def _part(
         self, network: Any, process: Process, x0: Tensor, noise: Tensor, t: Tensor, row: Tensor, hidden: float,
@@ -141,6 +147,13 @@ def _network(denoiser: Denoiser) -> Any:
         )
     if denoiser.process.endpoint != "none":
         raise IncompatibleError(f"process: {type(denoiser.process).__name__} has an endpoint; expected noise alone")
+    assert isinstance(denoiser, NetworkDenoiser)
+    head = targets.Data() if getattr(network, "head", "noise") == "data" else targets.Noise()
+    told = denoiser.target, denoiser.time, denoiser.input_scale
+    if told != (head, "time", "none"):
+        raise IncompatibleError(
+            f"denoiser: target, time, input_scale: {told} were given; expected {(head, 'time', 'none')}, as the head is trained"
+        )
     return network
 
 
