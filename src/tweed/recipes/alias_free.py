@@ -22,6 +22,7 @@ from tweed.core.processes import VP
 from tweed.core.targets import Noise
 from tweed.data.dataset import Tensors
 from tweed.data.digits import Digits
+from tweed.guidance import Thresholding
 from tweed.nets.alias_free import AliasFreeDown, AliasFreeUp, low_pass_kernel
 from tweed.recipes import Progress, Report, Row, at_most, greater_than, info, less_than
 from tweed.recipes._figures import curves
@@ -168,7 +169,9 @@ def _networks(settings: Settings, seed: int, progress: Progress) -> dict[str, Ne
             shift = {t: _network_error(model, held, t, seed, lambda x: x.roll(1, -1)) for t in TIMES}
             seconds = time.perf_counter() - begun
             turn = _network_error(model, held, TIMES[1], seed, lambda x: x.rot90(1, (-2, -1)))
-            samples = {angle: rotated_samples(model, angle, random.fold(seed, 15)) for angle in (0.0, *ANGLES)}
+            samples = {
+                angle: rotated_samples(Thresholding(model), angle, random.fold(seed, 15)) for angle in (0.0, *ANGLES)
+            }
         kept = {angle: _correlation(rotate(samples[angle], -angle), samples[0.0]) for angle in ANGLES}
         found[name] = Network(loss, shift, turn, seconds, samples, kept)
     return found
