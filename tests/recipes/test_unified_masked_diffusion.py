@@ -73,7 +73,7 @@ def test_the_noise_error_and_the_shots(monkeypatch):
     from tweed.data.digits import Digits
 
     train = Digits("train")
-    few = recipe.few_shots(train, 1)
+    few = recipe.few_shots(train.batch(torch.arange(len(train)))["label"], 1)
     label = train.batch(few)["label"]
     assert torch.equal(label.bincount(), torch.full((10,), recipe.SHOTS))
     assert len(set(few.tolist())) == 10 * recipe.SHOTS
