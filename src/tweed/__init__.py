@@ -19,6 +19,7 @@ from tweed.core.learned_target import LearnedK
 from tweed.core.potential import PotentialDenoiser
 from tweed.core.rescheduled import Rescheduled
 from tweed.core.starts import Start
+from tweed.core.token_denoiser import TokenDenoiser, TokenEstimate
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ _ROOMS = (
     "inverse",
     "restoration",
     "interop",
+    "tokens",
     "recipes",
 )
 _FUNCTIONS = {
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
         science,
         solvers,
         starts,
+        tokens,
         training,
     )
     from tweed.solvers import invert, log_likelihood, sample
@@ -94,6 +97,8 @@ __all__ = [
     "PotentialDenoiser",
     "Rescheduled",
     "Start",
+    "TokenDenoiser",
+    "TokenEstimate",
     "Wrapper",
     "analysis",
     "data",
@@ -119,5 +124,6 @@ __all__ = [
     "solvers",
     "starts",
     "targets",
+    "tokens",
     "training",
 ]

@@ -292,3 +292,7 @@ def _check_kinds(process: Any, target: Any) -> None:
         raise InputError(f"process: {process!r} was given; expected a tweed process, such as tweed.processes.VP()")
     if not isinstance(target, Target):
         raise InputError(f"target: {target!r} was given; expected a tweed target, such as tweed.targets.Noise()")
+    if process.states != "numbers":
+        raise IncompatibleError(
+            f"process: {type(process).__name__} is one of tokens; use TokenDenoiser(network, process)"
+        )

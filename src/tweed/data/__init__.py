@@ -22,6 +22,7 @@ from tweed.data.glyphs import CHARACTERS, FONTS, Glyphs
 from tweed.data.mixtures import Mixture, digits_mixture, grid_mixture, random_mixture, ring_mixture
 from tweed.data.phantoms import Phantoms, ellipses, head_volume, moving_blobs, moving_fibres, shepp_logan
 from tweed.data.photographs import PHOTOGRAPHS, Photographs
+from tweed.data.tokens import MarkovChain, TabularJoint, Tokens, entropy_rate
 
 __all__ = [
     "CHARACTERS",
@@ -34,16 +35,20 @@ __all__ = [
     "Density",
     "Digits",
     "Glyphs",
+    "MarkovChain",
     "Mixture",
     "Phantoms",
     "Photographs",
     "Plane",
+    "TabularJoint",
     "Tensors",
+    "Tokens",
     "checkerboard",
     "circles",
     "digits_mixture",
     "eight_gaussians",
     "ellipses",
+    "entropy_rate",
     "grid_mixture",
     "head_volume",
     "log_density",

@@ -100,9 +100,11 @@ class Solver(ABC):
         evaluations: of the denoiser in a full step.
         stochastic: whether a step draws noise.
         adaptive: whether the solver chooses its own steps between the ends of the grid.
+        states: what it moves, "numbers" or "tokens": that of the processes that it can follow.
     """
 
     adaptive: ClassVar[bool] = False
+    states: ClassVar[Literal["numbers", "tokens"]] = "numbers"
 
     @property
     @abstractmethod

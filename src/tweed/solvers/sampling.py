@@ -214,6 +214,11 @@ def _check_solver(solver: Solver, denoiser: Denoiser) -> None:
     _check_denoiser(denoiser)
     if not isinstance(solver, Solver):
         raise InputError(f"solver: {solver!r} was given; expected a solver such as tweed.solvers.DPMSolver()")
+    if solver.states != denoiser.process.states:
+        raise IncompatibleError(
+            f"solver: {type(solver).__name__} moves {solver.states}; {type(denoiser.process).__name__} is a process of "
+            f"{denoiser.process.states} (those of tokens are in tweed.tokens)"
+        )
     solver.check(denoiser.process)
 
 
@@ -280,7 +285,7 @@ def _start(
     if isinstance(given, Tensor):
         if isinstance(levels, Tensor) and levels.shape[1] != len(given):
             raise InputError(f"times: a grid for {levels.shape[1]} samples was given; expected {len(given)}")
-        return given.to(working_dtype(given))
+        return _working(denoiser.process, given)
     if isinstance(given, bool) or not isinstance(given, int) or given < 0:
         raise InputError(f"n_or_start: {given!r} was given; expected a number of samples, a state or a Start")
     y = None if cond is None else cond.get("y")
@@ -296,6 +301,14 @@ def _start(
         dtype = torch.promote_types(dtype, y.dtype) if y.dtype.is_complex else dtype
     device = device or denoiser.device
     return denoiser.process.prior((given, *event), seed, index=index, t=levels[0], y=y, dtype=dtype, device=device)
+
+
+def _working(process: Process, given: Tensor) -> Tensor:
+    if process.states == "numbers":
+        return given.to(working_dtype(given))
+    if given.is_floating_point() or given.is_complex() or given.dtype is torch.bool:
+        raise InputError(f"n_or_start: {given.dtype} was given; expected tokens, integers")
+    return given.to(torch.int64)
 
 
 def _conditions(cond: Mapping[str, Tensor] | None, x: Tensor) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from tweed.training.plain import from_config, to_config
 from tweed.training.sheets import tile, write_sheet
 from tweed.training.state import posthoc_ema
 from tweed.training.times import TimeSampler
+from tweed.training.token_losses import NextTokenLoss, TokenLoss
 from tweed.training.weightings import Weighting
 
 __all__ = [
@@ -33,9 +34,11 @@ __all__ = [
     "MeanFlowLoss",
     "MinibatchOT",
     "MultiModalLoss",
+    "NextTokenLoss",
     "Objective",
     "PowerEMA",
     "TimeSampler",
+    "TokenLoss",
     "TrainConfig",
     "Weighting",
     "build_data",

@@ -17,6 +17,7 @@ from torch import nn
 from tweed import nets
 from tweed.core.denoiser import Denoiser, InterpolantDenoiser, NetworkDenoiser
 from tweed.core.learned_target import LearnedK
+from tweed.core.token_denoiser import TokenDenoiser
 from tweed.errors import CheckpointError, InputError
 from tweed.training import files
 from tweed.training.plain import process_from_config, target_from_config, to_config
@@ -32,9 +33,18 @@ def denoiser_config(denoiser: Denoiser) -> dict[str, Any]:
     """What rebuilds a denoiser without its weights, as plain JSON values.
 
     Raises:
-        InputError: it is neither a `NetworkDenoiser` nor an `InterpolantDenoiser`, or a network has no configuration.
+        InputError: it is no `NetworkDenoiser`, `InterpolantDenoiser` or `TokenDenoiser`, or a network has no configuration.
     """
     event = None if denoiser.event is None else list(denoiser.event)
+    if isinstance(denoiser, TokenDenoiser):
+        return {
+            "kind": "TokenDenoiser",
+            "network": _network_config("network", denoiser.network),
+            "process": to_config(denoiser.process),
+            "shift": denoiser.shift,
+            "timed": denoiser.timed,
+            "event": event,
+        }
     if isinstance(denoiser, NetworkDenoiser):
         return {
             "kind": "NetworkDenoiser",
@@ -56,7 +66,7 @@ def denoiser_config(denoiser: Denoiser) -> dict[str, Any]:
             "event": event,
         }
     raise InputError(
-        f"denoiser: {type(denoiser).__name__} was given; expected a NetworkDenoiser or an InterpolantDenoiser "
+        f"denoiser: {type(denoiser).__name__} was given; expected a NetworkDenoiser, InterpolantDenoiser or TokenDenoiser "
         "(save the one inside a wrapper)"
     )
 
@@ -70,6 +80,7 @@ def build_denoiser(config: Mapping[str, Any], seed: int = 0) -> Denoiser:
     kinds = {
         "NetworkDenoiser": ("network", "process", "target", "time", "input_scale", "data_std", "event"),
         "InterpolantDenoiser": ("velocity", "noise", "process", "event"),
+        "TokenDenoiser": ("network", "process", "shift", "timed", "event"),
     }
     kind = config.get("kind")
     if kind not in kinds:
@@ -86,6 +97,17 @@ def build_denoiser(config: Mapping[str, Any], seed: int = 0) -> Denoiser:
         denoiser = InterpolantDenoiser(nets.build(config["velocity"], seed), noise, process)  # type: ignore[arg-type]
         denoiser.event = None if event is None else tuple(event)
         return denoiser
+    if kind == "TokenDenoiser":
+        for name in ("shift", "timed"):
+            if not isinstance(config[name], bool):
+                raise InputError(f"{name}: {config[name]!r} was given; expected true or false")
+        return TokenDenoiser(
+            nets.build(config["network"], seed),
+            process,  # type: ignore[arg-type]
+            shift=config["shift"],
+            timed=config["timed"],
+            event=None if event is None else tuple(event),
+        )
     if not isinstance(config["data_std"], int | float):
         raise InputError(f"data_std: {config['data_std']!r} was given; expected a number")
     return NetworkDenoiser(
@@ -119,8 +141,8 @@ def save(
     """Writes a denoiser to a folder, which is made if need be: `config.json` and `model-<hash>.safetensors`.
 
     Args:
-        denoiser: a `NetworkDenoiser` or an `InterpolantDenoiser` whose networks come from the registry; a `LearnedK` is
-            written with its present k.
+        denoiser: a `NetworkDenoiser`, `InterpolantDenoiser` or `TokenDenoiser` whose networks come from the registry; a
+            `LearnedK` is written with its present k.
         folder: where to; other files in it stay.
         dtype: what floating-point weights are stored in ("float16", "bfloat16", ...); as they are by default.
         meta: plain values to keep with it (a description, classes, figures), `load` gives them back as `.meta`.

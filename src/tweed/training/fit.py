@@ -22,7 +22,7 @@ from tweed.core import random
 from tweed.core.denoiser import Denoiser
 from tweed.core.learned_target import LearnedK
 from tweed.core.precision import fast_precision
-from tweed.data import Dataset, Tensors
+from tweed.data import Dataset, Tensors, Tokens
 from tweed.errors import InputError, NumericalError, choose
 from tweed.training import checkpoint, sheets, state
 from tweed.training.ema import EMA, PowerEMA
@@ -32,6 +32,7 @@ from tweed.training.order import indices
 from tweed.training.parts import Follower, Losses, batches, compiled, learning_rate, place, seeded
 from tweed.training.plain import to_config
 from tweed.training.progress import Progress
+from tweed.training.token_losses import TokenLoss
 
 _DROP = 0x73  # the stream of a seed that dropped conditions are drawn from
 _DROPPED = ("label", "vector", "tokens")
@@ -101,7 +102,7 @@ def fit(
         denoiser: what is trained. Where it does not know the shape of a sample it learns it from the data.
         data: a data set addressed by index, or the samples themselves, shape (n, *event).
         steps: optimizer steps in all, those before an interruption included.
-        objective: `DenoisingLoss()` where not given. Samples with an entry `weight` count by it.
+        objective: `DenoisingLoss()` where not given, `TokenLoss()` for tokens. Samples with an entry `weight` count by it.
         batch_size: samples a step, over all processes and micro-batches.
         lr, warmup, schedule: the learning rate rises linearly over `warmup` steps, then stays or falls to zero like a
             half cosine.
@@ -139,8 +140,10 @@ def fit(
         NumericalError: a loss is not finite; the step is named, and the last checkpoint stays.
         CheckpointError: the run in `folder` is damaged.
     """
-    data = Tensors(data) if isinstance(data, Tensor) else data
-    objective = objective or DenoisingLoss()
+    tokens = denoiser.process.states == "tokens"
+    if isinstance(data, Tensor):
+        data = Tokens(data) if tokens else Tensors(data)
+    objective = objective or (TokenLoss() if tokens else DenoisingLoss())
     average = ema if isinstance(ema, EMA) or ema is None else EMA(float(ema))
     averages = [PowerEMA(width) for width in power_ema]
     choose("precision", precision, ("auto", *_PRECISIONS))

@@ -23,7 +23,7 @@ from tweed.training.optimizers import choices
 _T = TypeVar("_T")
 
 FAMILIES: dict[Any, Mapping[str, type]] = {
-    Process: processes.BY_NAME,
+    Process: {**processes.BY_NAME, **processes.CATEGORICAL},
     Target: targets.BY_NAME,
     learned.Asked: learned.BY_NAME,
     choices.OptimizerChoice: choices.BY_NAME,
@@ -68,7 +68,7 @@ def from_config(config: Any, known: Mapping[str, type[_T]], where: str = "config
 
 def process_from_config(config: Any, where: str = "process") -> Process:
     """A process from its configuration; raises as `from_config`."""
-    return from_config(config, processes.BY_NAME, where)
+    return from_config(config, FAMILIES[Process], where)
 
 
 def target_from_config(config: Any, where: str = "target") -> Target:

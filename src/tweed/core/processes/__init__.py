@@ -1,6 +1,7 @@
 """Processes: what the marginals between data and noise are."""
 
 from tweed.core.processes.base import Level, Process
+from tweed.core.processes.categorical import CategoricalProcess, MaskedProcess, UniformProcess
 from tweed.core.processes.discrete import FromBetas
 from tweed.core.processes.endpoint import OUVE, MeanReverting, Residual
 from tweed.core.processes.interpolant import Interpolant
@@ -26,22 +27,29 @@ BY_NAME: dict[str, type[Process]] = {
         Interpolant,
     )
 }
-"""Every process by the name that configurations and checkpoints use."""
+"""Every process of numbers by the name that configurations and checkpoints use."""
+
+CATEGORICAL: dict[str, type[Process]] = {kind.__name__: kind for kind in (MaskedProcess, UniformProcess)}
+"""Every process of tokens by its name."""
 
 __all__ = [
     "BY_NAME",
+    "CATEGORICAL",
     "EDM",
     "OUVE",
     "VE",
     "VP",
+    "CategoricalProcess",
     "Cosine",
     "FromBetas",
     "Interpolant",
     "Level",
+    "MaskedProcess",
     "MeanReverting",
     "Process",
     "RectifiedFlow",
     "Resfusion",
     "Residual",
     "SubVP",
+    "UniformProcess",
 ]

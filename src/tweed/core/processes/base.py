@@ -37,10 +37,13 @@ class Process(ABC):
     - "given": a given `y` (a degraded image, noisy speech). Such a process is a Gaussian one in `x - beta(t) y`;
     - "drawn": a draw of a second distribution (two-sided stochastic interpolants).
 
+    `states` says what is denoised: "numbers", or "tokens" (`CategoricalProcess`), for which the line is one of probabilities.
+
     Coefficients are float64 tensors of the shape of `t`. Subclasses give `_alpha`, `_sigma` and their derivatives.
     """
 
     endpoint: ClassVar[Literal["none", "given", "drawn"]] = "none"
+    states: ClassVar[Literal["numbers", "tokens"]] = "numbers"
 
     @abstractmethod
     def _alpha(self, t: Times) -> Times: ...
