@@ -37,6 +37,10 @@ class CategoricalProcess(Process):
     states: ClassVar[Literal["numbers", "tokens"]] = "tokens"
     schedule: KeepSchedule
 
+    @property
+    def t_max(self) -> float:
+        return 1.0 - 1e-3
+
     def _alpha(self, t: Tensor) -> Tensor:
         if self.schedule == "linear":
             return 1.0 - t
