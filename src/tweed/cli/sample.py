@@ -1,7 +1,7 @@
 """Draw samples from a model."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -12,6 +12,7 @@ EXAMPLES = (
     "tweed sample glyphs --n 36",
     "tweed sample glyphs --label A,B,C --n 12 --scale 3 --solver 'UniPC(order=3)' --steps 8 --out abc.png",
     "tweed sample runs/digits --n 5000 --out digits.npz",
+    "torchrun --nproc-per-node 4 -m tweed sample glyphs --n 1000000 --out shards/",
     "tweed sample path/to/stable-diffusion --prompt 'a red fox' --n 4 --solver 'UniPC(order=3)' --steps 15",
 )
 
@@ -32,10 +33,15 @@ def run(
     index: int = 0,
     batch: int = 256,
     out: Path = Path("samples.png"),
-    device: str = "cpu",
+    shard_size: int = 10000,
+    shard_format: Literal["tar", "npz"] = "tar",
+    device: str | None = None,
     json: bool = False,
 ) -> int:
-    """Draw samples from a model and write them as a picture or as arrays.
+    """Draw samples from a model and write them as a picture, as arrays, or as shards.
+
+    A name without an ending is a folder for shards: any number of samples, drawn by any number of processes (torchrun,
+    accelerate launch, SLURM), each shard whole or absent; the same command again does what is missing.
 
     Args:
         model: A bundled name (glyphs), a checkpoint's folder, or a Hugging Face Hub id; or the folder of a diffusers
@@ -54,8 +60,10 @@ def run(
         seed: Sample i is the same under the same seed, whatever n and batch are.
         index: The number of the first sample.
         batch: How many are made at once.
-        out: A .png (a sheet of images, or points in the plane), or .npz / .npy (float32 arrays).
-        device: cpu, cuda, cuda:1 ...
+        out: A .png (a sheet of images, or points in the plane), .npz / .npy (float32 arrays), or a folder for shards.
+        shard_size: Samples of a shard.
+        shard_format: tar is WebDataset's, with PNG for images; npz holds arrays.
+        device: cpu, cuda, cuda:1 ...; the CPU by default, and a GPU each for several processes where there are any.
         json: Print what was made as JSON on stdout.
     """
     import torch
@@ -63,17 +71,22 @@ def run(
     from tweed.guidance import ClassifierFree
     from tweed.solvers.registry import describe, parse
     from tweed.solvers.sampling import sample
+    from tweed.training.shards import ShardPlan, place_in_world, write_shards
 
     if n < 1 or batch < 1:
         raise InputError(f"n, batch: {n}, {batch} were given; expected positive numbers")
-    if out.suffix not in (".png", ".npz", ".npy"):
-        raise InputError(f"out: {str(out)!r} was given; expected a file that ends in .png, .npz or .npy")
+    if out.suffix not in (".png", ".npz", ".npy", ""):
+        raise InputError(f"out: {str(out)!r} was given; expected a file that ends in .png, .npz or .npy, or a folder")
+    rank, world, local = place_in_world()
+    if world > 1 and out.suffix:
+        raise InputError(f"out: {str(out)!r} was given to {world} processes; expected a folder, for shards")
+    if device is None:
+        device = f"cuda:{local}" if world > 1 and torch.cuda.is_available() else "cpu"
     chosen = parse(solver)
     denoiser = _model(model, prompt, size).to(device)
     levels = _grid(denoiser, grid, chosen, steps)
-    classes = _classes(denoiser)
-    labels = _labels(label, classes, n)
-    if scale is not None and labels is None and prompt is None:
+    classes = _labels(label, _classes(denoiser))
+    if scale is not None and classes is None and prompt is None:
         raise InputError("scale: the model has no classes to guide towards, and no --prompt was given")
     told, null = {}, None
     if prompt is not None:
@@ -81,25 +94,55 @@ def run(
         told, null = denoiser.prompt(prompt, negative, guidance=3.5 if scale is None else scale)
         scale = (5.0 if scale is None else scale) if null else 1.0
     scale = 2.0 if scale is None else scale
-    plain = scale == 1.0 or (labels is None and prompt is None)
+    plain = scale == 1.0 or (classes is None and prompt is None)
     guided = denoiser if plain else ClassifierFree(denoiser, scale, null=null)
-    pieces = []
     decode = getattr(denoiser, "decode", lambda samples: samples)
+    options = {"steps": None if chosen.adaptive else steps, "grid": None if chosen.adaptive else levels}
+    facts = {"out": str(out), "n": n, "solver": describe(chosen), "steps": steps, "seed": seed, "scale": scale}
+
+    def draw(first: int, count: int) -> dict[str, Any]:
+        labels = None if classes is None else classes[(first + torch.arange(count)) % len(classes)]
+        cond = told if labels is None else {"label": labels}
+        made = sample(guided, count, solver=chosen, cond=cond, seed=seed, index=index + first, **options)
+        return {"x": decode(made).cpu()} | ({} if labels is None else {"label": labels})
+
+    if not out.suffix:
+        made_by = {
+            "model": model,
+            **{name: facts[name] for name in ("solver", "steps", "seed", "scale")},
+            "index": index,
+        }
+        made_by |= {"grid": grid, "label": label, "prompt": prompt, "negative": negative, "size": size and list(size)}
+        plan = ShardPlan(n, shard_size, shard_format, made_by)
+        with progress_bar(f"sampling {model}" + (f", process {rank} of {world}" if world > 1 else "")) as progress:
+            done = write_shards(draw, plan, out, batch=batch, rank=rank, world=world, tell=progress)
+        return _told(facts, plan, done, rank, world, json)
+    pieces = []
     with progress_bar(f"sampling {model}") as progress:
         for first in range(0, n, batch):
             progress(f"{first} of {n}", first / n)
-            count = min(batch, n - first)
-            cond = told if labels is None else {"label": labels[first : first + count]}
-            options = {"steps": None if chosen.adaptive else steps, "grid": None if chosen.adaptive else levels}
-            made = sample(guided, count, solver=chosen, cond=cond, seed=seed, index=index + first, **options)
-            pieces.append(decode(made).cpu())
-    samples = torch.cat(pieces)
+            pieces.append(draw(first, min(batch, n - first)))
+    samples = torch.cat([piece["x"] for piece in pieces])
+    labels = None if classes is None else torch.cat([piece["label"] for piece in pieces])
     _write(samples, labels, out)
-    facts = {"out": str(out), "n": n, "solver": describe(chosen), "steps": steps, "seed": seed, "scale": scale}
     if json:
         print_json(facts | {"shape": list(samples.shape)})
     else:
         console().print(f"{n} samples by {facts['solver']} in {steps} steps: {out}", markup=False)
+    return 0
+
+
+def _told(facts: dict[str, Any], plan: Any, done: Any, rank: int, world: int, json: bool) -> int:
+    rate = done.samples / max(done.seconds, 1e-9)
+    if json:
+        told = {"shards": plan.count, "written": done.written, "kept": done.kept, "samples_per_second": rate}
+        print_json(facts | told | {"process": rank, "processes": world})
+        return 0
+    who = f"process {rank} of {world}: " if world > 1 else ""
+    console().print(
+        f"{who}{done.written} shards written ({done.samples} samples, {rate:,.1f}/s), {done.kept} were there: {facts['out']}",
+        markup=False,
+    )
     return 0
 
 
@@ -149,7 +192,7 @@ def _classes(denoiser) -> list[str] | None:
     return [str(i) for i in range(number)] or None
 
 
-def _labels(text: str | None, classes: list[str] | None, n: int):
+def _labels(text: str | None, classes: list[str] | None):
     import torch
 
     from tweed.errors import choose
@@ -165,7 +208,7 @@ def _labels(text: str | None, classes: list[str] | None, n: int):
             numbers.append(int(name))
         else:
             numbers.append(classes.index(choose("label", name, classes)))
-    return torch.tensor(numbers)[torch.arange(n) % len(numbers)]
+    return torch.tensor(numbers)
 
 
 def _write(samples, labels, out: Path) -> None:
