@@ -113,7 +113,7 @@ def run(
             "index": index,
         }
         made_by |= {"grid": grid, "label": label, "prompt": prompt, "negative": negative, "size": size and list(size)}
-        plan = ShardPlan(n, shard_size, shard_format, made_by)
+        plan = ShardPlan(n, shard_size, shard_format, told=made_by)
         with progress_bar(f"sampling {model}" + (f", process {rank} of {world}" if world > 1 else "")) as progress:
             done = write_shards(draw, plan, out, batch=batch, rank=rank, world=world, tell=progress)
         return _told(facts, plan, done, rank, world, json)

@@ -22,6 +22,7 @@ from tweed.data.glyphs import CHARACTERS, FONTS, Glyphs
 from tweed.data.mixtures import Mixture, digits_mixture, grid_mixture, random_mixture, ring_mixture
 from tweed.data.phantoms import Phantoms, ellipses, head_volume, moving_blobs, moving_fibres, shepp_logan
 from tweed.data.photographs import PHOTOGRAPHS, Photographs
+from tweed.data.records import HubDataset, ImageFolder, WebDataset
 from tweed.data.tokens import MarkovChain, TabularJoint, Tokens, entropy_rate
 
 __all__ = [
@@ -35,6 +36,8 @@ __all__ = [
     "Density",
     "Digits",
     "Glyphs",
+    "HubDataset",
+    "ImageFolder",
     "MarkovChain",
     "Mixture",
     "Phantoms",
@@ -43,6 +46,7 @@ __all__ = [
     "TabularJoint",
     "Tensors",
     "Tokens",
+    "WebDataset",
     "checkerboard",
     "circles",
     "digits_mixture",

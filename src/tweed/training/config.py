@@ -118,9 +118,9 @@ class TrainConfig:
     """A training run as a value.
 
     Attributes:
-        data: `name` of a data set of `tweed.data` ("Digits", "Glyphs", "Photographs", "Phantoms", "NoisySpeech", or a density
-            of the plane such as "moons") and its options; images may also have `degrade`, a name of `tweed.data.DEGRADATIONS`,
-            for pairs with a degraded image.
+        data: `name` of a data set of `tweed.data` ("Digits", "Glyphs", "Photographs", "Phantoms", "NoisySpeech", "ImageFolder",
+            "WebDataset", "HubDataset", or a density of the plane such as "moons") and its options; images may also have
+            `degrade`, a name of `tweed.data.DEGRADATIONS`, for pairs with a degraded image.
         network: `name` of a network of `tweed.nets` and its options.
         process, target: what the network is trained for. The target `LearnedK` is learned with it.
         denoiser: how it is told of time and given its input.
@@ -180,7 +180,8 @@ def build_data(config: Mapping[str, Any], where: str = "data") -> Dataset:
     Raises:
         InputError: an unknown name or option, or a value of a wrong type.
     """
-    kinds = (datasets.Digits, datasets.Glyphs, datasets.Photographs, datasets.Phantoms, NoisySpeech)
+    kinds: tuple[Any, ...] = (datasets.Digits, datasets.Glyphs, datasets.Photographs, datasets.Phantoms, NoisySpeech)
+    kinds += (datasets.ImageFolder, datasets.WebDataset, datasets.HubDataset)
     known: dict[str, Any] = {kind.__name__: kind for kind in kinds}
     known |= dict.fromkeys(datasets.DENSITIES, datasets.Plane)
     if not isinstance(config.get("name"), str):

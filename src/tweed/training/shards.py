@@ -40,6 +40,7 @@ class ShardPlan:
         size: samples of a shard; the last one may be smaller.
         format: "tar" for WebDataset's: a member a sample, `000000042.png` where samples are images (`.npy` otherwise), and
             `.json` with its conditions; or "npz" for arrays of the whole shard.
+        arrays: write images in a tar as arrays too, as latents must be: nothing is rounded or clipped.
         told: what made them (model, solver, seed ...), plain values; a run goes on only in a folder that was told the same.
 
     Raises:
@@ -49,6 +50,7 @@ class ShardPlan:
     n: int
     size: int = 10000
     format: ShardFormat = "tar"
+    arrays: bool = False
     told: Mapping[str, Any] | None = None
 
     def __post_init__(self):
@@ -150,7 +152,7 @@ def write_shards(
                 yield at, draw(at, count)
                 done += count
 
-        _write(plan.path(folder, shard), plan.format, pieces())
+        _write(plan.path(folder, shard), plan, pieces())
     seconds = time.monotonic() - begun
     if tell is not None:
         tell(_said(done, total, seconds), 1.0)
@@ -195,11 +197,14 @@ def _said(done: int, total: int, seconds: float) -> str:
     return f"{done} of {total}, {rate:,.1f}/s, {left // 3600}:{left % 3600 // 60:02d}:{left % 60:02d} left"
 
 
-def _write(path: Path, format: str, pieces: Iterator[tuple[int, Mapping[str, Tensor]]]) -> None:
+def _write(path: Path, plan: ShardPlan, pieces: Iterator[tuple[int, Mapping[str, Tensor]]]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            (_write_tar if format == "tar" else _write_npz)(file, pieces)
+            if plan.format == "tar":
+                _write_tar(file, pieces, plan.arrays)
+            else:
+                _write_npz(file, pieces)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -207,7 +212,7 @@ def _write(path: Path, format: str, pieces: Iterator[tuple[int, Mapping[str, Ten
         temporary.unlink(missing_ok=True)
 
 
-def _write_tar(file: Any, pieces: Iterator[tuple[int, Mapping[str, Tensor]]]) -> None:
+def _write_tar(file: Any, pieces: Iterator[tuple[int, Mapping[str, Tensor]]], arrays: bool) -> None:
     # Times and owners are left at zero: the same samples are the same bytes.
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for first, piece in pieces:
@@ -215,7 +220,7 @@ def _write_tar(file: Any, pieces: Iterator[tuple[int, Mapping[str, Tensor]]]) ->
             others = {name: value.detach().cpu() for name, value in piece.items() if name != "x"}
             for i in range(len(x)):
                 key = f"{first + i:09d}"
-                _member(tar, *_encoded(key, x[i]))
+                _member(tar, *_encoded(key, x[i], arrays))
                 if others:
                     told = {name: value[i].tolist() for name, value in others.items()}
                     _member(tar, f"{key}.json", json.dumps(told).encode())
@@ -227,9 +232,9 @@ def _member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(info, io.BytesIO(content))
 
 
-def _encoded(key: str, x: Float[Tensor, "*event"]) -> tuple[str, bytes]:
+def _encoded(key: str, x: Float[Tensor, "*event"], arrays: bool) -> tuple[str, bytes]:
     held = io.BytesIO()
-    if x.ndim == 3 and x.shape[0] in (1, 3):
+    if not arrays and x.ndim == 3 and x.shape[0] in (1, 3):
         from PIL import Image
 
         pixels = ((x.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8).movedim(0, -1).numpy()
