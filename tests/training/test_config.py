@@ -73,7 +73,7 @@ def test_a_file_becomes_the_run_it_describes(tmp_path):
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ('[target]\nname = "V"', "", r"run\.toml\.target: nothing was given"),
+        ('[target]\nname = "V"', "", r"run\.toml: target: nothing was given"),
         ("[logging]", "[loging]", "'logging'"),
         ("batch_size", "bach_size", "key of run.toml.optimisation.*'batch_size'"),
         ("batch_size = 8", 'batch_size = "8"', r"optimisation\.batch_size: '8'.*int"),

@@ -88,6 +88,9 @@ class TokenDenoiser(Denoiser):
         timed: whether the network is told the time.
         event: the shape of one sample, (length,), so that `tweed.sample(denoiser, 16)` knows it.
 
+    Attributes:
+        tokenizer: what its tokens stand for, where it was trained on text (`tweed.data.TextTokenizer`); kept by `tweed.save`.
+
     Raises:
         InputError: `process` is no process of tokens, or `event` has more than one dimension.
     """
@@ -112,6 +115,7 @@ class TokenDenoiser(Denoiser):
             raise InputError(f"event: {tuple(event)} was given; expected the length of a sample, (length,)")
         self.network, self.process, self.shift, self.timed = network, process, shift, timed
         self.event = None if event is None else tuple(event)
+        self.tokenizer: Any = None
 
     if TYPE_CHECKING:
 

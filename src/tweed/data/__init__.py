@@ -1,5 +1,6 @@
 """Local data sets, made or shipped on this machine and addressed by index; nothing is downloaded."""
 
+from tweed.data.corpus import Corpus
 from tweed.data.dataset import Dataset, Tensors
 from tweed.data.degradations import DEGRADATIONS, Degraded, low_light, rain, shadow
 from tweed.data.densities import (
@@ -23,6 +24,7 @@ from tweed.data.mixtures import Mixture, digits_mixture, grid_mixture, random_mi
 from tweed.data.phantoms import Phantoms, ellipses, head_volume, moving_blobs, moving_fibres, shepp_logan
 from tweed.data.photographs import PHOTOGRAPHS, Photographs
 from tweed.data.records import HubDataset, ImageFolder, WebDataset
+from tweed.data.text_tokens import TextTokenizer, load_tokenizer, pack, padded, train_tokenizer
 from tweed.data.tokens import MarkovChain, TabularJoint, Tokens, entropy_rate
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "DENSITIES",
     "FONTS",
     "PHOTOGRAPHS",
+    "Corpus",
     "Dataset",
     "Degraded",
     "Density",
@@ -45,6 +48,7 @@ __all__ = [
     "Plane",
     "TabularJoint",
     "Tensors",
+    "TextTokenizer",
     "Tokens",
     "WebDataset",
     "checkerboard",
@@ -55,11 +59,14 @@ __all__ = [
     "entropy_rate",
     "grid_mixture",
     "head_volume",
+    "load_tokenizer",
     "log_density",
     "low_light",
     "moons",
     "moving_blobs",
     "moving_fibres",
+    "pack",
+    "padded",
     "pinwheel",
     "rain",
     "random_mixture",
@@ -69,5 +76,6 @@ __all__ = [
     "shadow",
     "shepp_logan",
     "swiss_roll",
+    "train_tokenizer",
     "two_spirals",
 ]

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tweed.core.denoiser import Denoiser
+from tweed.errors import IncompatibleError
 from tweed.tokens.solver import is_timed
 
 
@@ -35,6 +36,33 @@ class Reading(ABC):
         """One more evaluation, of so many positions."""
         self.calls += 1
         self.positions += positions
+
+
+class CachedReading(Reading):
+    """Evaluations of a part of a sequence, with a cache of keys and values for the rest.
+
+    Raises:
+        IncompatibleError: the denoiser has no such cache.
+    """
+
+    def __init__(self, denoiser: Denoiser, x: Int[Tensor, "b length"], cond: Mapping[str, Any]):
+        super().__init__(denoiser, cond)
+        caching = getattr(denoiser, "caching", None)
+        if caching is None or denoiser._forward_hooks:
+            raise IncompatibleError(
+                f"caching: {type(denoiser).__name__} is evaluated as a whole; expected a TokenDenoiser, or NoCache()"
+            )
+        self.cache = caching(*x.shape)
+        self.source: Any = denoiser
+
+    def evaluate(
+        self, x: Int[Tensor, "b length"], span: tuple[int, int], first: int, last: int
+    ) -> Float[Tensor, "b n size"]:
+        """The logits of `span` from an evaluation of `first ... last - 1`, which attends to all that the cache holds, but to
+        nothing behind `last` where that was never evaluated."""
+        shifted = min(first, max(span[0] - 1, 0)) if getattr(self.source, "shift", False) else first
+        self.counted(last - shifted)
+        return self.source.read(x, span, evaluate=(first, last), cache=self.cache, **self.cond)
 
 
 class Caching(ABC):

@@ -18,6 +18,7 @@ from tweed import nets
 from tweed.core.denoiser import Denoiser, InterpolantDenoiser, NetworkDenoiser
 from tweed.core.learned_target import LearnedK
 from tweed.core.token_denoiser import TokenDenoiser
+from tweed.data.text_tokens import TOKENIZER, load_tokenizer
 from tweed.errors import CheckpointError, InputError
 from tweed.training import files
 from tweed.training.plain import process_from_config, target_from_config, to_config
@@ -163,6 +164,9 @@ def save(
     tensors = files.to_dtype(denoiser.state_dict(), stored)
     folder.mkdir(parents=True, exist_ok=True)
     weights = files.write_tensors(folder, "model", tensors)
+    tokenizer = getattr(denoiser, "tokenizer", None)
+    if tokenizer is not None:
+        files.write_bytes(folder / TOKENIZER, tokenizer.json.encode())
     header = {"format": FORMAT, "version": VERSION, "weights": weights}
     try:
         files.write_json(folder / CONFIG, {**header, "denoiser": config, "meta": meta})
@@ -177,7 +181,8 @@ def load(
 ) -> Denoiser:
     """A denoiser by name: a bundled model, a local folder, or an id on the Hugging Face Hub, tried in this order.
 
-    Weights are returned in float32, in evaluation mode; `.meta` is what was saved with them.
+    Weights are returned in float32, in evaluation mode; `.meta` is what was saved with them, and `.tokenizer` of a model of
+    text its tokenizer.
 
     Args:
         name: such as "glyphs", "runs/digits" or "someone/model".
@@ -199,6 +204,8 @@ def load(
     files.check_tensors(tensors, expected, folder / config["weights"]["file"])
     denoiser.load_state_dict({key: tensors[key].to(value.dtype) for key, value in expected.items()})
     denoiser.meta = config["meta"]  # type: ignore[assignment]
+    if isinstance(denoiser, TokenDenoiser) and (folder / TOKENIZER).is_file():
+        denoiser.tokenizer = load_tokenizer(folder)
     return denoiser.eval().to(device or "cpu")
 
 
@@ -259,7 +266,9 @@ def _download(name: str, revision: str | None, token: str | None, tried: str) ->
 
     try:
         return Path(
-            snapshot_download(name, revision=revision, token=token, allow_patterns=["config.json", "*.safetensors"])
+            snapshot_download(
+                name, revision=revision, token=token, allow_patterns=["config.json", "*.safetensors", TOKENIZER]
+            )
         )
     except Exception as error:
         # The Hub's client fails in many types of its own, httpx's and the system's.

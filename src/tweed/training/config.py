@@ -30,8 +30,10 @@ from tweed import data as datasets
 from tweed import nets
 from tweed.core import learned_target
 from tweed.core.denoiser import Denoiser, NetworkDenoiser
-from tweed.core.processes import Process
+from tweed.core.processes import CategoricalProcess, Process
+from tweed.core.token_denoiser import TokenDenoiser
 from tweed.data import Dataset
+from tweed.data.corpus import Corpus
 from tweed.data.speech import NoisySpeech
 from tweed.errors import IncompatibleError, InputError, choose
 from tweed.training import fine_tuning, learned
@@ -39,6 +41,7 @@ from tweed.training.fit import FitResult, fit
 from tweed.training.objectives import DenoisingLoss, Objective
 from tweed.training.optimizers import OptimizerChoice
 from tweed.training.plain import call, parse
+from tweed.training.token_losses import TokenLoss
 
 _BUNDLED = Path(__file__).parent.parent / "configs"
 
@@ -119,12 +122,12 @@ class TrainConfig:
 
     Attributes:
         data: `name` of a data set of `tweed.data` ("Digits", "Glyphs", "Photographs", "Phantoms", "NoisySpeech", "ImageFolder",
-            "WebDataset", "HubDataset", or a density of the plane such as "moons") and its options; images may also have
-            `degrade`, a name of `tweed.data.DEGRADATIONS`, for pairs with a degraded image.
+            "WebDataset", "HubDataset", "Corpus" of text, or a density of the plane such as "moons") and its options; images may
+            also have `degrade`, a name of `tweed.data.DEGRADATIONS`, for pairs with a degraded image.
         network: `name` of a network of `tweed.nets` and its options.
-        process, target: what the network is trained for. The target `LearnedK` is learned with it.
+        process, target: what the network is trained for. The target `LearnedK` is learned with it; a process of tokens has none.
         denoiser: how it is told of time and given its input.
-        objective: the loss, with its weighting, times and coupling.
+        objective: the loss, with its weighting, times and coupling; `DenoisingLoss`, or `TokenLoss` for tokens, by default.
         optimisation, logging: the settings of `fit`.
         seed: of the weights and of everything random in training.
         start: a checkpoint, as for `tweed.load`, from whose network's weights training starts; see `start_from`.
@@ -134,14 +137,21 @@ class TrainConfig:
     data: Mapping[str, Any]
     network: Mapping[str, Any]
     process: Process
-    target: learned.Asked
     optimisation: Optimisation
-    objective: Objective = field(default_factory=DenoisingLoss)
+    target: learned.Asked | None = None
+    objective: Objective = None  # type: ignore[assignment] (see below)
     denoiser: Wrapping = field(default_factory=Wrapping)
     logging: Logging = field(default_factory=Logging)
     seed: int = 0
     start: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.objective is None:
+            tokens = isinstance(self.process, CategoricalProcess)
+            object.__setattr__(self, "objective", TokenLoss() if tokens else DenoisingLoss())
+        if self.target is None and not isinstance(self.process, CategoricalProcess):
+            raise InputError("target: nothing was given; expected what the network answers, such as 'Velocity'")
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any], where: str = "config") -> "TrainConfig":
@@ -181,7 +191,7 @@ def build_data(config: Mapping[str, Any], where: str = "data") -> Dataset:
         InputError: an unknown name or option, or a value of a wrong type.
     """
     kinds: tuple[Any, ...] = (datasets.Digits, datasets.Glyphs, datasets.Photographs, datasets.Phantoms, NoisySpeech)
-    kinds += (datasets.ImageFolder, datasets.WebDataset, datasets.HubDataset)
+    kinds += (datasets.ImageFolder, datasets.WebDataset, datasets.HubDataset, Corpus)
     known: dict[str, Any] = {kind.__name__: kind for kind in kinds}
     known |= dict.fromkeys(datasets.DENSITIES, datasets.Plane)
     if not isinstance(config.get("name"), str):
@@ -196,7 +206,7 @@ def build_data(config: Mapping[str, Any], where: str = "data") -> Dataset:
 
 def build(
     config: TrainConfig, data: Dataset | None = None
-) -> tuple[NetworkDenoiser | learned_target.LearnedK, Dataset]:
+) -> tuple[NetworkDenoiser | learned_target.LearnedK | TokenDenoiser, Dataset]:
     """The untrained denoiser of a configuration, and its data (those that are given, where they are).
 
     Raises:
@@ -204,6 +214,9 @@ def build(
     """
     data = build_data(config.data) if data is None else data
     network = nets.build(config.network, config.seed)
+    if isinstance(config.process, CategoricalProcess):
+        return _token_denoiser(config, network, config.process, data), data
+    assert config.target is not None
     options = dataclasses.asdict(config.denoiser)
     made = learned.denoiser(network, config.process, config.target, event=tuple(data.shape), **options)
     time = made.time if isinstance(made, NetworkDenoiser) else made.inner.time
@@ -214,6 +227,23 @@ def build(
             "windows follow it from 0 to 1"
         )
     return made, data
+
+
+def _token_denoiser(config: TrainConfig, network: Any, process: CategoricalProcess, data: Dataset) -> TokenDenoiser:
+    if config.target is not None or config.denoiser != Wrapping():
+        raise InputError(
+            "config.target, config.denoiser: they were given for tokens, which have none; expected neither"
+        )
+    tokenizer = getattr(data, "tokenizer", None)
+    size, mask = getattr(tokenizer, "size", None), getattr(process, "mask", None)
+    vocab = getattr(network, "vocab", None)
+    if size is not None and vocab is not None and vocab < size:
+        raise InputError(f"network.vocab: {vocab} was given; expected at least the {size} tokens of the data")
+    if tokenizer is not None and mask is not None and mask != tokenizer.mask:
+        raise InputError(f"process.mask: {mask} was given; expected {tokenizer.mask}, the mask of the data's tokenizer")
+    made = TokenDenoiser(network, process, event=tuple(data.shape))
+    made.tokenizer = tokenizer
+    return made
 
 
 def train(

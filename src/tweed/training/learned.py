@@ -9,6 +9,7 @@ from tweed.core import learned_target, targets
 from tweed.core.denoiser import NetworkDenoiser
 from tweed.core.processes import Process
 from tweed.core.targets import Target
+from tweed.core.token_denoiser import TokenDenoiser
 from tweed.errors import InputError
 
 
@@ -49,6 +50,6 @@ def denoiser(
     return NetworkDenoiser(network, process, asked, **options)
 
 
-def network_of(model: NetworkDenoiser | learned_target.LearnedK) -> nn.Module:
+def network_of(model: NetworkDenoiser | learned_target.LearnedK | TokenDenoiser) -> nn.Module:
     """The network inside."""
     return model.inner.network if isinstance(model, learned_target.LearnedK) else model.network  # type: ignore[return-value]
