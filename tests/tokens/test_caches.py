@@ -12,7 +12,7 @@ from tweed.solvers.base import Problem
 from tweed.tokens import Blockwise, DualCache, FreeCache, NoCache, PrefixCache, RunningConfidence
 
 MASK = 10
-CACHES = [FreeCache(), FreeCache(clean=True), FreeCache(refresh=2), PrefixCache(), DualCache()]
+CACHES = [FreeCache(), FreeCache(clean=False), FreeCache(refresh=2, clean=False), PrefixCache(), DualCache()]
 
 
 def denoiser(causal=False, shift=False):
@@ -71,17 +71,17 @@ def test_positions_are_those_that_the_policies_name():
     # 8 + 16 positions, 4 blocks of 4, two steps each.
     counts = {
         NoCache(): 8 * 24,
-        FreeCache(): (24 + 16) + 2 * 12 + 2 * 8 + 2 * 4,
+        FreeCache(clean=False): (24 + 16) + 2 * 12 + 2 * 8 + 2 * 4,
         PrefixCache(): 4 * 24 + (16 + 12 + 8 + 4),
         DualCache(): 4 * 24 + 4 * 4,
-        FreeCache(window=2): (14 + 6) + 2 * 6 + 2 * 6 + 2 * 4,
-        FreeCache(refresh=2): (24 + 16) + 2 * 12 + (24 + 8) + 2 * 4,
-        FreeCache(clean=True): (24 + 16) + 16 + 2 * 12 + 12 + 2 * 8 + 8 + 2 * 4,
+        FreeCache(window=2, clean=False): (14 + 6) + 2 * 6 + 2 * 6 + 2 * 4,
+        FreeCache(refresh=2, clean=False): (24 + 16) + 2 * 12 + (24 + 8) + 2 * 4,
+        FreeCache(): (24 + 16) + 16 + 2 * 12 + 12 + 2 * 8 + 8 + 2 * 4,
     }
     for caching, expected in counts.items():
         decoded = Blockwise(4, caching=caching).decode(problem(made, 8), x)
         assert decoded.positions == expected, caching
-        assert decoded.calls == 8 + (3 if caching == FreeCache(clean=True) else 0)
+        assert decoded.calls == 8 + (3 if caching == FreeCache() else 0)
         assert not (decoded.tokens == MASK).any()
         assert torch.equal(decoded.tokens[:, :8], x[:, :8])
 

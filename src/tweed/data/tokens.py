@@ -2,14 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from tweed.core import random
-from tweed.core.processes import MaskedProcess
+from tweed.core.processes import MaskedProcess, UniformProcess
 from tweed.core.token_denoiser import TokenDenoiser
 from tweed.data.dataset import check_indices, one
 from tweed.errors import InputError
@@ -120,18 +120,30 @@ class TabularJoint:
         """The law of each token given those of `x` that are seen (below `size`), float64."""
         seen = x < self.size
         fits = ((self.states[None] == x[:, None]) | ~seen[:, None]).all(-1)
-        weights = fits * self.table.flatten()
+        return self._marginals(fits * self.table.flatten())
+
+    def _marginals(self, weights: Float[Tensor, "b states"]) -> Float[Tensor, "b length size"]:
         each = [
-            torch.zeros(len(x), self.size, dtype=F64).index_add_(1, self.states[:, i], weights)
+            torch.zeros(len(weights), self.size, dtype=F64).index_add_(1, self.states[:, i], weights)
             for i in range(self.length)
         ]
         result = torch.stack(each, 1)
         return result / result.sum(-1, keepdim=True)
 
-    def denoiser(self) -> TokenDenoiser:
-        """The exact denoiser of the masked process."""
-        process = MaskedProcess(self.size)
+    def denoiser(self, process: MaskedProcess | UniformProcess | None = None) -> TokenDenoiser:
+        """The exact denoiser of the masked process, or of a uniform one, which is told the time."""
+        process = MaskedProcess(self.size) if process is None else process
+        if isinstance(process, UniformProcess):
+            return TokenDenoiser(partial(self._uniform, process), process, timed=True, event=(self.length,))
         return TokenDenoiser(lambda x: self.marginals(x).log(), process, event=(self.length,))
+
+    def _uniform(
+        self, process: UniformProcess, x: Int[Tensor, "b length"], t: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b length size"]:
+        # p(x_0 | x_t) is the table, weighted with each token's chance to have become what it is.
+        alpha = process.alpha(t)[:, None, None]
+        chances = alpha * (self.states[None] == x[:, None]) + (1.0 - alpha) / self.size
+        return self._marginals(chances.prod(-1) * self.table.flatten()).log()
 
 
 @dataclass(frozen=True, eq=False)

