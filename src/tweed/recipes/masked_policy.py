@@ -32,10 +32,10 @@ from tweed.tokens.policy_gradient import (
     train_policy,
 )
 
-LENGTH, PUZZLE = 24, RunningSums(6)
+LENGTH, PUZZLE = 24, RunningSums(3)
 STEPS = (2, 4, 6, 8)
 PUBLISHED = {2: (0.594, 0.593), 4: (0.229, 0.074), 6: (0.130, 0.047), 8: (0.085, 0.031)}  # the card's, measured
-DECODING = 4  # steps of the puzzle's answers
+DECODING = 3  # steps of the puzzle's answers
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Settings:
 
 SCALES = {
     "smoke": Settings(500, 60, 3, 4),
-    "default": Settings(4000, 1200, 100, 16),
+    "default": Settings(4000, 500, 100, 16),
     "gpu": Settings(40000, 6000, 1000, 64),
 }
 
@@ -83,8 +83,9 @@ def run(seed: int, scale: str, progress: Progress) -> Report:
         },
         notes=(
             "Chain: from i to i + 1 or i + 2 modulo 6 with probability .485 each; temperature 1, confidence of the drawn token.",
-            "Sums: six digits, their running sums and the last one again; in 30 % of the training answers every sum is replaced "
-            "with probability 1/2. The reward is 1 where the last digit is right. Answers of 8 tokens, decoded in 4 steps.",
+            "Sums: three digits, their running sums and the last one again; in 30 % of the training answers each sum is replaced "
+            "with probability 1/2. The reward is 1 where the last digit is right. Answers of 5 tokens, decoded in 3 steps. Six "
+            "digits, as planned, are not learned by a model of this size in minutes.",
             "A model with 2 layers and 64 features, one seed of the data a run: which of the two trainings ends higher varies.",
             "LLaDA-8B, MATH500 and Countdown are not measured (published: +9.6 and +54.2 % over the state of the art at equal "
             "updates, and 60 x fewer updates).",
@@ -161,14 +162,14 @@ def _policies(
         return PUZZLE.asked(PUZZLE.draw(settings.prompts, random.fold(seed, 5, update)))
 
     ways = {
-        "MDPO": MDPO(8, DECODING, 2, temperature=0.7),
-        "random-mask GRPO": RandomMaskGRPO(8, DECODING, 2, temperature=0.7),
+        "MDPO": MDPO(8, DECODING, 2, temperature=0.8),
+        "random-mask GRPO": RandomMaskGRPO(8, DECODING, 2, temperature=0.8),
     }
     for number, (name, method) in enumerate(ways.items()):
         policy = copy.deepcopy(trained)
         part = span(progress, 0.4 + 0.3 * number, 0.7 + 0.3 * number)
         rewards[name] = train_policy(
-            policy, method, prompts, PUZZLE.right, updates=settings.updates, lr=1e-4, reference=trained,
+            policy, method, prompts, PUZZLE.right, updates=settings.updates, lr=3e-4, reference=trained,
             seed=random.fold(seed, 6), tell=lambda text, share, part=part, name=name: part(f"{name}: {text}", share),
         )  # fmt: skip
         accuracy[name] = _accuracy(policy, held)
@@ -180,9 +181,9 @@ def _accuracy(denoiser: TokenDenoiser, held: Tensor) -> dict[str, float]:
     """Share of right answers, drawn at the temperature of the rollouts and most probable ones; with running confidence too."""
     found = {}
     for name, solver in {
-        "drawn": Blockwise(temperature=0.7),
+        "drawn": Blockwise(temperature=0.8),
         "most probable": Blockwise(),
-        "drawn, running confidence": Blockwise(temperature=0.7, remask=RunningConfidence()),
+        "drawn, running confidence": Blockwise(temperature=0.8, remask=RunningConfidence()),
     }.items():
         x = tw.sample(denoiser, PUZZLE.asked(held), solver=solver, steps=DECODING, seed=1)
         found[name] = PUZZLE.right(x).double().mean().item()

@@ -6,7 +6,7 @@ leaves the earlier checkpoint as it was.
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -242,8 +242,14 @@ def bundled() -> list[str]:
     return sorted(p.name for p in root.iterdir() if (p / CONFIG).is_file()) if root.is_dir() else []
 
 
-def find(name: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
-    """The folder of a checkpoint, downloaded if it is an id on the Hub; arguments and errors as for `load`."""
+def find(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    patterns: Sequence[str] = ("config.json", "*.safetensors", TOKENIZER),
+) -> Path:
+    """The folder of a checkpoint, downloaded if it is an id on the Hub (files of these `patterns`); the rest as for `load`."""
     text = str(name)
     if isinstance(name, str) and text in bundled():
         return _bundle() / text
@@ -258,16 +264,16 @@ def find(name: str | Path, *, revision: str | None = None, token: str | None = N
     tried = f"a bundled model (there are: {', '.join(bundled()) or 'none'}), the folder {path}"
     if not _HUB_ID.fullmatch(text):
         raise CheckpointError(f"{text}: not found{hint} Tried {tried}; a Hub id has the form 'owner/name'")
-    return _download(text, revision, token, f"{tried} and the Hub id {text!r}")
+    return _download(text, revision, token, patterns, f"{tried} and the Hub id {text!r}")
 
 
-def _download(name: str, revision: str | None, token: str | None, tried: str) -> Path:
+def _download(name: str, revision: str | None, token: str | None, patterns: Sequence[str], tried: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
         return Path(
             snapshot_download(
-                name, revision=revision, token=token, allow_patterns=["config.json", "*.safetensors", TOKENIZER]
+                name, revision=revision, token=token, allow_patterns=list(patterns)
             )
         )
     except Exception as error:
