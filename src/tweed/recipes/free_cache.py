@@ -80,6 +80,7 @@ def run(seed: int, scale: str, progress: Progress) -> Report:
                 },
                 xlabel="calls of the denoiser",
                 ylabel="log likelihood a token, nats",
+                log="x",
             ),
             "caches": lambda: curves(
                 {
@@ -91,6 +92,7 @@ def run(seed: int, scale: str, progress: Progress) -> Report:
                 },
                 xlabel="block",
                 ylabel="share of equal tokens",
+                log="",
             ),
         },
         notes=(

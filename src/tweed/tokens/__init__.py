@@ -12,6 +12,7 @@ from tweed.tokens.first_hitting import FirstHitting
 from tweed.tokens.free_cache import FreeCache
 from tweed.tokens.guided import Guided
 from tweed.tokens.likelihood import TokenBound, exact_bound, likelihood_bound
+from tweed.tokens.pretrained import load_pretrained
 from tweed.tokens.remasking import LowConfidence, Remasking, RunningConfidence
 from tweed.tokens.solver import Decoded, TokenSolver
 from tweed.tokens.truncation import truncated_gumbel_probs
@@ -43,5 +44,6 @@ __all__ = [
     "draw_tokens",
     "exact_bound",
     "likelihood_bound",
+    "load_pretrained",
     "truncated_gumbel_probs",
 ]
