@@ -2,6 +2,7 @@
 
 from tweed.nets.deep_equilibrium import DeepEquilibrium, anderson
 from tweed.nets.dit import DiT
+from tweed.nets.embedding_transformer import EmbeddingTransformer
 from tweed.nets.experts import TimeExperts, gate_statistics
 from tweed.nets.kv_cache import KVCache
 from tweed.nets.lipschitz import LipSwish, clip_linear, lipschitz_bound
@@ -19,6 +20,7 @@ __all__ = [
     "MLP",
     "DeepEquilibrium",
     "DiT",
+    "EmbeddingTransformer",
     "Frame",
     "KVCache",
     "LipSwish",

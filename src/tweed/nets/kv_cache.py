@@ -20,6 +20,7 @@ class KVCache:
     Args:
         layers, batch, heads, capacity, head_dim: sizes; `heads` are those of keys and values.
         dtype, device: of the network.
+        rope_base: of the rotary positions that its keys hold; the network refuses a cache of another base than its own.
 
     Attributes:
         length: how many positions from the first one hold something.
@@ -35,10 +36,12 @@ class KVCache:
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
+        rope_base: float | None = None,
     ):
         shape = (layers, batch, heads, capacity, head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.rope_base = rope_base
         self.length = 0
 
     @property

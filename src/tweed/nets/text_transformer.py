@@ -192,6 +192,7 @@ class TextTransformer(nn.Module):
             self.head_dim,
             dtype=float_dtype(self),
             device=self.embedding.weight.device,
+            rope_base=self.rope_base,
         )
 
     def forward(
@@ -231,6 +232,10 @@ class TextTransformer(nn.Module):
         else:
             if segments is not None:
                 raise InputError("segments: they were given with a cache; expected one or the other")
+            if cache.rope_base not in (None, self.rope_base):
+                raise InputError(
+                    f"cache: its keys have the rotary base {cache.rope_base:g}; expected the network's own, {self.rope_base:g}"
+                )
             cache.check(first, count, batch)
             cache.length = max(cache.length, first + count)
             extent = cache.length if extent is None else extent

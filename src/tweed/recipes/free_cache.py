@@ -150,7 +150,7 @@ def _guided_rows(found: Mapping[str, tuple[float, float, float]]) -> list[Row]:
                 f"{name}: calls for {LENGTH} tokens", calls, 0.3 * LENGTH, baseline=one[0], note=f"guide {guide:.1f}"
             ),
             at_least("... log likelihood a token, over one token a call", likely - one[1], lost),
-            at_least("... over 8 calls, nats", likely - eight[1], 0.8 if lost > -0.1 else 0.5),
+            at_least("... over 8 calls, nats", likely - eight[1], 0.4),
         ]
     rows += [
         info(f"{name}: log likelihood a token", each[1], note=f"{each[0]:.1f} calls") for name, each in found.items()
