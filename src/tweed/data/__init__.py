@@ -23,9 +23,12 @@ from tweed.data.glyphs import CHARACTERS, FONTS, Glyphs
 from tweed.data.mixtures import Mixture, digits_mixture, grid_mixture, random_mixture, ring_mixture
 from tweed.data.phantoms import Phantoms, ellipses, head_volume, moving_blobs, moving_fibres, shepp_logan
 from tweed.data.photographs import PHOTOGRAPHS, Photographs
+from tweed.data.puzzles import Countdown, RunningSums
+from tweed.data.recall import KeyValueRecall, Recalled
 from tweed.data.records import HubDataset, ImageFolder, WebDataset
 from tweed.data.text_tokens import TextTokenizer, load_tokenizer, pack, padded, train_tokenizer
 from tweed.data.tokens import MarkovChain, TabularJoint, Tokens, entropy_rate
+from tweed.data.translation import Translation
 
 __all__ = [
     "CHARACTERS",
@@ -34,6 +37,7 @@ __all__ = [
     "FONTS",
     "PHOTOGRAPHS",
     "Corpus",
+    "Countdown",
     "Dataset",
     "Degraded",
     "Density",
@@ -41,15 +45,19 @@ __all__ = [
     "Glyphs",
     "HubDataset",
     "ImageFolder",
+    "KeyValueRecall",
     "MarkovChain",
     "Mixture",
     "Phantoms",
     "Photographs",
     "Plane",
+    "Recalled",
+    "RunningSums",
     "TabularJoint",
     "Tensors",
     "TextTokenizer",
     "Tokens",
+    "Translation",
     "WebDataset",
     "checkerboard",
     "circles",

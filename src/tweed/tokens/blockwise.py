@@ -16,7 +16,7 @@ from tweed.tokens import confidence as confidences
 from tweed.tokens.caching import Caching, NoCache, Reading
 from tweed.tokens.categorical import draw_tokens
 from tweed.tokens.remasking import Filled, LowConfidence, Remasking
-from tweed.tokens.solver import Decoded, TokenSolver, implied_time, mask_of, require_masked, uniforms
+from tweed.tokens.solver import Decoded, TokenSolver, implied_time, is_timed, mask_of, require_masked, uniforms
 
 
 class Fill(NamedTuple):
@@ -145,10 +145,10 @@ class Blockwise(TokenSolver):
         process: Any = problem.process
         running = torch.zeros(free.shape, device=x.device)
         steps = len(times) - 1 if times else high - low
-        everywhere = x == mask
+        timed, everywhere = is_timed(problem.denoiser), x == mask
         for step in range(steps):
             masked = x[:, low:high] == mask
-            t = implied_time(process, x == mask, everywhere)
+            t = implied_time(process, x == mask, everywhere) if timed else 1.0
             logits = reading.logits(x, low, high, t)
             tokens, sure = self._predict(problem, logits, mask, done + step)
             filled = torch.where(masked, tokens, x[:, low:high])

@@ -271,11 +271,7 @@ def _download(name: str, revision: str | None, token: str | None, patterns: Sequ
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(
-                name, revision=revision, token=token, allow_patterns=list(patterns)
-            )
-        )
+        return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=list(patterns)))
     except Exception as error:
         # The Hub's client fails in many types of its own, httpx's and the system's.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
