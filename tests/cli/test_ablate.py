@@ -67,6 +67,8 @@ def test_mistakes_end_in_a_line_and_2(words, tmp_path, capsys):
         assert shown.out == ""
     assert main(["ablate", "nothing.toml"]) == 2
     assert "cannot be read" in capsys.readouterr().err
+    assert main(["ablate", "text"]) == 2
+    assert "trains a process of tokens" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

@@ -102,9 +102,9 @@ def test_packed_documents_do_not_see_one_another(causal):
 
 def test_far_positions_keep_their_phase():
     # The angle of the fastest pair at 1e6 + 1 is one radian past that at 1e6.
-    from tweed.nets.text_transformer import _rotation
+    from tweed.nets.text_transformer import rotations
 
-    cos, sin = _rotation(10**6, 2, 8, 500000.0, torch.device("cpu"))
+    cos, sin = rotations(10**6, 2, 8, 500000.0, torch.device("cpu"))
     angle = torch.atan2(sin[:, 0].double(), cos[:, 0].double())
     assert ((angle[1] - angle[0] - 1.0 + torch.pi) % (2 * torch.pi) - torch.pi).abs() < 1e-6
 

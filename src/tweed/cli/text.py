@@ -12,9 +12,9 @@ from tweed.cli._console import console, print_json
 from tweed.errors import IncompatibleError, InputError
 
 EXAMPLES = (
-    "tweed text text --prompt 'json.loads' --length 48",
-    "tweed text text --infill 'Return the [MASK][MASK] of the object.'",
-    "tweed text text --prompt 'Open a file' --solver first-hitting --temperature 0.8 --n 3",
+    "tweed train text && tweed text runs/text --prompt 'json.loads' --length 48",
+    "tweed text runs/text --infill 'Return the [MASK][MASK] of the object.'",
+    "tweed text runs/text --prompt 'Open a file' --solver first-hitting --temperature 0.8 --n 3",
     "tweed text path/to/llada --prompt 'Why is the sky blue?' --chat --length 128 --cache dual --threshold 0.9",
     "tweed text path/to/dream --prompt 'def add(a, b):' --guide path/to/qwen2 --cache free",
 )
@@ -53,7 +53,7 @@ def run(
     appears as it comes; elsewhere stdout gets the finished text alone. Speed, calls and positions are told on stderr.
 
     Args:
-        model: A bundled name (text), a checkpoint's folder, or a folder or Hub id of a LLaDA or Dream model.
+        model: A checkpoint's folder, such as runs/text of `tweed train text`; or a folder or Hub id of a LLaDA or Dream model.
         prompt: What the text begins with.
         infill: A text with [MASK] for each token that is to be filled in, instead of --prompt.
         n: How many texts.

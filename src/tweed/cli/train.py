@@ -28,7 +28,7 @@ def run(
     """Train a model from a configuration; the same command again resumes an interrupted run.
 
     Args:
-        config: A TOML file, or a configuration that tweed brings: digits, glyphs, speech or speech-direct.
+        config: A TOML file, or a configuration that tweed brings: digits, glyphs, speech, speech-direct, text or text-causal.
         out: The checkpoint's folder; runs/NAME of the configuration by default.
         steps: Optimizer steps, instead of the configuration's.
         seed: Seed, instead of the configuration's.

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from tweed.errors import InputError
 from tweed.nets.embeddings import TimeEmbedding
 from tweed.nets.registry import register
-from tweed.nets.text_transformer import TextBlock, _rotation
+from tweed.nets.text_transformer import TextBlock, rotations
 
 
 @register("embedding-transformer")
@@ -112,7 +112,7 @@ class EmbeddingTransformer(nn.Module):
         length = h.shape[1]
         if source is not None and self.source is not None:
             h = torch.cat((self.source(source) * math.sqrt(h.shape[-1]), h), 1)
-        rotation = _rotation(0, h.shape[1], self.head_dim, 100.0, h.device)
+        rotation = rotations(0, h.shape[1], self.head_dim, 100.0, h.device)
         for block in blocks:
             h = block(h, rotation)
         return h[:, -length:] if length else h[:, :0]

@@ -22,8 +22,9 @@ Rotation = tuple[Tensor, Tensor]
 
 
 @lru_cache(maxsize=64)
-def _rotation(first: int, count: int, dim: int, base: float, device: torch.device) -> Rotation:
-    # Angles in float64: those of far positions would lose their phase in float32.
+def rotations(first: int, count: int, dim: int, base: float, device: torch.device) -> Rotation:
+    """Cosines and sines of the positions `first ... first + count - 1`, float32, from angles in float64: far positions would lose
+    their phase otherwise. Computed once."""
     with torch.inference_mode(False):
         positions = torch.arange(first, first + count, dtype=torch.float64, device=device)[:, None]
         cos, sin = rotary(positions, dim, period=base)
@@ -245,7 +246,7 @@ class TextTransformer(nn.Module):
         if not first <= low <= high <= first + count:
             raise InputError(f"answer: {answer} was given; expected a part of {first} .. {first + count}")
         seen, causal = self._seen(first, count, extent, mask, segments, tokens)
-        rotation = _rotation(first, count, self.head_dim, self.rope_base, tokens.device)
+        rotation = rotations(first, count, self.head_dim, self.rope_base, tokens.device)
         h = self.embedding(tokens)
         for layer, block in enumerate(self.blocks):
             h = block(h, rotation, seen, causal, layer, first, cache, extent)

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -32,7 +32,7 @@ class Decoded:
     tokens: Int[Tensor, "b length"]
     calls: int
     positions: int
-    extra: Mapping[str, float] = ()  # type: ignore[assignment]
+    extra: Mapping[str, float] = field(default_factory=dict)
 
 
 class TokenSolver(Solver):

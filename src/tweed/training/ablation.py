@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tweed.core.denoiser import Denoiser
 from tweed.data import Dataset
-from tweed.errors import CheckpointError, InputError, NumericalError
+from tweed.errors import CheckpointError, IncompatibleError, InputError, NumericalError
 from tweed.training import checkpoint, files, fine_tuning, held_out, learned
 from tweed.training.ablation_table import Outcome, Table, write
 from tweed.training.config import build, read_table, train
@@ -84,6 +84,12 @@ def ablate(
         table = {**table, "optimisation": {**settings, "steps": steps}} if isinstance(settings, Mapping) else table
     variants = grid(table, vary, where)
     first = variants[0].config
+    for variant in variants:
+        if variant.config.process.states != "numbers":
+            raise IncompatibleError(
+                f"config: {where} trains a process of {variant.config.process.states}, whose losses are not comparable here; "
+                "expected one of numbers"
+            )
     data, held = held_out.split(first.data, share, first.seed)
     loss = HeldOutLoss.of(held, [v.config.process for v in variants], _conditions(variants), first.seed)
     told = {
