@@ -138,7 +138,7 @@ class TrainConfig:
     network: Mapping[str, Any]
     process: Process
     optimisation: Optimisation
-    target: learned.Asked | None = None
+    target: learned.Asked = None  # type: ignore[assignment] (tokens have none)
     objective: Objective = None  # type: ignore[assignment] (see below)
     denoiser: Wrapping = field(default_factory=Wrapping)
     logging: Logging = field(default_factory=Logging)
@@ -216,7 +216,6 @@ def build(
     network = nets.build(config.network, config.seed)
     if isinstance(config.process, CategoricalProcess):
         return _token_denoiser(config, network, config.process, data), data
-    assert config.target is not None
     options = dataclasses.asdict(config.denoiser)
     made = learned.denoiser(network, config.process, config.target, event=tuple(data.shape), **options)
     time = made.time if isinstance(made, NetworkDenoiser) else made.inner.time
