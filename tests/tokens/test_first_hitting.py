@@ -13,9 +13,17 @@ from tweed.data import MarkovChain, TabularJoint
 from tweed.errors import IncompatibleError, InputError
 from tweed.solvers.base import Problem
 from tweed.tokens import Ancestral, Blockwise, DualCache, FirstHitting, TokenClassifierFree, draw_tokens
+from tweed.tokens.ancestral import _uniform_posterior
 from tweed.tokens.categorical import gumbel_tokens
 from tweed.tokens.first_hitting import hitting_levels, hitting_times
-from tweed.tokens.truncation import LARGEST_FLOAT32, LARGEST_FLOAT64, entropy, masked_step, truncated_gumbel_probs
+from tweed.tokens.truncation import (
+    LARGEST_FLOAT32,
+    LARGEST_FLOAT64,
+    entropy,
+    masked_step,
+    masked_step_on_grid,
+    truncated_gumbel_probs,
+)
 
 F64 = torch.float64
 JOINT = TabularJoint.random(3, 3, seed=8)
@@ -81,6 +89,22 @@ def test_one_uniform_step_to_the_data_draws_from_the_posterior():
         torch.testing.assert_close(shares, law[i], rtol=0, atol=0.013)
 
 
+def test_one_uniform_step_is_bayes_by_enumeration():
+    law = torch.tensor([0.2, 0.5, 0.3], dtype=F64)
+    alpha_t, alpha_s = 0.3, 0.7
+    for xt in range(3):
+        truth = torch.zeros(3, dtype=F64)
+        for x0 in range(3):
+            kept = [alpha_s * (x0 == xs) + (1 - alpha_s) / 3 for xs in range(3)]
+            step = [alpha_t / alpha_s * (xs == xt) + (1 - alpha_t / alpha_s) / 3 for xs in range(3)]
+            both = torch.tensor([a * b for a, b in zip(kept, step, strict=True)], dtype=F64)
+            assert both.sum().item() == pytest.approx(alpha_t * (x0 == xt) + (1 - alpha_t) / 3)
+            truth += law[x0] * both / both.sum()
+        ours = _uniform_posterior(torch.tensor([[xt]]), law.log()[None, None], alpha_t, alpha_s)[0, 0].exp()
+        torch.testing.assert_close(ours, truth)
+        assert ours.sum().item() == pytest.approx(1.0)
+
+
 def test_the_exact_uniform_posterior_is_bayes():
     process, t = UniformProcess(3), 0.4
     x0 = JOINT.sample(200000, 1)
@@ -116,6 +140,45 @@ def test_a_timed_network_is_told_the_event_s_time():
     assert [int(count[0]) for _, count in seen] == [4, 3, 2, 1]
     means = [t.double().mean().item() for t, _ in seen]
     assert means == pytest.approx([0.8, 0.6, 0.4, 0.2], abs=0.02)
+
+
+def test_a_timed_network_has_one_law_along_a_fine_grid_and_by_events():
+    # A token is 1 with the time it is drawn at for its probability. Those times are independent and uniform: so are the tokens.
+    def network(x, t):
+        return torch.stack((1.0 - t, t), -1).log()[:, None].expand(-1, x.shape[1], -1)
+
+    denoiser = TokenDenoiser(network, MaskedProcess(2), timed=True, event=(3,))
+    powers = torch.tensor([4, 2, 1])
+    for solver, options in ((FirstHitting(), {}), (Ancestral(), {"steps": 200})):
+        x = tw.sample(denoiser, 8000, solver=solver, seed=7, **options)
+        shares = torch.bincount((x * powers).sum(1), minlength=8).double() / 8000
+        torch.testing.assert_close(shares, torch.full((8,), 0.125, dtype=F64), rtol=0, atol=0.017)
+
+
+@pytest.mark.parametrize("mask", [0, 3, 7])
+def test_the_mask_may_be_any_number_and_is_never_drawn(mask):
+    logits = torch.zeros(7)
+    denoiser = TokenDenoiser(lambda x: logits.expand(*x.shape, 7), MaskedProcess(mask), event=(5,))
+    for solver in (FirstHitting(2), FirstHitting(2, 2), FirstHitting(9), Ancestral(), Ancestral("joint")):
+        options = {"steps": 3} if isinstance(solver, Ancestral) else {}
+        x = tw.sample(denoiser, 200, solver=solver, seed=1, **options)
+        assert set(x.unique().tolist()) == set(range(7)) - {mask}
+
+
+def test_what_an_observer_is_told_ends_at_time_0():
+    seen = []
+    tw.sample(
+        JOINT.denoiser(), 2, solver=FirstHitting(2), observer=lambda x, t, i: seen.append((t, (x == 3).sum(1).tolist()))
+    )
+    assert seen == [(pytest.approx(1 / 3), [1, 1]), (0.0, [0, 0])]
+
+
+def test_nothing_to_do_costs_nothing():
+    run = Problem(JOINT.denoiser(), (1.0, 0.0), seed=1)
+    for start in (torch.tensor([[0, 1, 2]]), torch.zeros(0, 3).long(), torch.zeros(2, 0).long()):
+        done = FirstHitting().decode(run, start)
+        assert torch.equal(done.tokens, start)
+        assert done.calls == 0
 
 
 def test_rows_with_fewer_masks_end_earlier_and_given_tokens_stay():
@@ -208,18 +271,45 @@ def test_float32_lowers_the_temperature_of_masked_sampling():
     assert entropy(masked_step(zipf, 2 / 1024, LARGEST_FLOAT64)[1]) == pytest.approx(entropy(zipf), abs=1e-3)
 
 
-def test_gumbel_draws_follow_the_law_and_in_float32_never_take_the_unlikely():
+def test_draws_on_a_grid_follow_its_formula_and_not_that_of_cut_off_noise():
+    bits, jump = 10, 0.02
+    tokens = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=F64)
+    law = torch.cat((jump * tokens, torch.tensor([1 - jump], dtype=F64)))
+    u = random.uniform((600000, 5), 3, dtype=F64)
+    u[:, :4] = (u[:, :4] * 2**bits).floor() / 2**bits  # the mask's own are 0 too often on so coarse a grid
+    shares = torch.bincount((law.log() - (-u.log()).log()).argmax(1), minlength=5).double()[:4] / 600000
+    lifted, drawn = masked_step_on_grid(tokens, jump, bits)
+    cut, cut_off = masked_step(tokens, jump, bits * math.log(2))
+    for rank, error in ((0, 0.0006), (1, 0.0005), (2, 0.0003), (3, 0.0002)):
+        assert shares[rank].item() == pytest.approx(lifted * drawn[rank].item(), abs=error)
+    assert abs(shares.sum().item() - cut) > 5 * abs(shares.sum().item() - lifted)
+    assert shares[2:].sum().item() > 1.1 * cut * cut_off[2:].sum().item()
+
+
+def test_a_fine_grid_and_a_likely_law_lose_nothing():
+    tokens = torch.tensor([0.0, 0.4, 0.6], dtype=F64)
+    lifted, law = masked_step_on_grid(tokens, 0.5, 53)
+    assert lifted == pytest.approx(0.5)
+    torch.testing.assert_close(law, tokens)
+
+
+def test_gumbel_draws_follow_the_law():
     probs = torch.tensor([0.2, 0.3, 0.5], dtype=F64).expand(3000, 1, 3)
     for dtype in (torch.float32, F64):
         shares = torch.bincount(gumbel_tokens(probs.to(dtype), 1, 0, 0)[:, 0], minlength=3).double() / 3000
         torch.testing.assert_close(shares, probs[0, 0], rtol=0, atol=0.04)
-    # 20,000 tokens that have together one chance in three, 1.7e-5 each: in float32 they are seen, but less than told.
-    many = torch.full((300, 1, 20001), 1.0 / 60000, dtype=F64)
-    many[..., -1] = 2.0 / 3.0
-    lifted = [(gumbel_tokens(many.to(dtype), 3, 0, 0) < 20000).double().mean().item() for dtype in (F64, torch.float32)]
-    told = truncated_gumbel_probs(many[0, 0], LARGEST_FLOAT32)[:-1].sum().item()
-    assert lifted[0] == pytest.approx(1 / 3, abs=0.1)
-    assert lifted[1] == pytest.approx(told, abs=0.1)
+
+
+def test_in_float32_noise_ends_at_24_log_2(monkeypatch):
+    # The noise of the first token is the largest of float64. Its log probability is -20: 24 log 2 = 16.6 is not enough.
+    u = torch.tensor([[[1.0 - 2.0**-53, 0.5]]], dtype=F64)
+    monkeypatch.setattr(random, "uniform", lambda *args, **options: u)
+    probs = torch.tensor([[[math.exp(-20.0), 1.0]]], dtype=F64)
+    assert gumbel_tokens(probs, 1, 0, 0).item() == 0
+    assert gumbel_tokens(probs.float(), 1, 0, 0).item() == 1
+    # For -16 it is.
+    near = torch.tensor([[[math.exp(-16.0), 1.0]]], dtype=F64)
+    assert gumbel_tokens(near.float(), 1, 0, 0).item() == 0
 
 
 def test_guidance_of_tokens():
@@ -238,6 +328,27 @@ def test_guidance_of_tokens():
     assert torch.equal(tw.sample(guided, x, solver=FirstHitting(temperature=0.0), seed=1)[:, :2], x[:, :2])
 
 
+def test_guided_tokens_have_the_tilted_law_and_scale_1_the_plain_one():
+    x = torch.tensor([[1, 2, 3]]).expand(20000, -1)
+    denoiser = JOINT.denoiser()
+    plain = tw.sample(denoiser, x[:500], solver=FirstHitting(), seed=2)
+    assert torch.equal(tw.sample(TokenClassifierFree(denoiser, 1.0, 1), x[:500], solver=FirstHitting(), seed=2), plain)
+    given, free = JOINT.table[1, 2], JOINT.table[:, 2].sum(0)
+    law = (given / given.sum()) ** 1.5 * (free / free.sum()) ** -0.5
+    y = tw.sample(tw.CountingDenoiser(TokenClassifierFree(denoiser, 1.5, 1)), x, solver=FirstHitting(), seed=2)
+    shares = torch.bincount(y[:, 2], minlength=3).double() / 20000
+    torch.testing.assert_close(shares, law / law.sum(), rtol=0, atol=0.016)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+def test_guidance_keeps_out_what_is_impossible(scale):
+    logits = torch.tensor([0.0, -math.inf, 1.0])
+    denoiser = TokenDenoiser(lambda x: logits.expand(*x.shape, 3), MaskedProcess(3))
+    x = torch.tensor([[0, 3, 3, 3]]).expand(100, -1)
+    y = tw.sample(TokenClassifierFree(denoiser, scale, 1), x, solver=FirstHitting(), seed=1)
+    assert set(y[:, 1:].unique().tolist()) == {0, 2}
+
+
 def test_mistakes_are_named():
     denoiser = JOINT.denoiser()
     uniform = JOINT.denoiser(UniformProcess(3))
@@ -251,6 +362,8 @@ def test_mistakes_are_named():
         (lambda: tw.sample(uniform, 2, solver=FirstHitting()), "needs a MaskedProcess"),
         (lambda: tw.sample(uniform, 2, solver=Ancestral("joint"), steps=2), "expected a MaskedProcess"),
         (lambda: tw.sample(denoiser, 2, solver=FirstHitting(), steps=3), "chooses its own steps"),
+        (lambda: masked_step_on_grid(torch.ones(1), 0.5, 0), "bits: 0"),
+        (lambda: masked_step_on_grid(torch.ones(1), 0.0, 24), "jump: 0.0"),
         (lambda: truncated_gumbel_probs(torch.ones(3)), "expected probabilities"),
         (lambda: TokenClassifierFree(chain, 1.0, 0), "prompt: 0"),
         (lambda: TokenClassifierFree(uniform, 1.0, 1), "with a mask"),

@@ -38,6 +38,24 @@ def test_given_a_prompt_it_is_the_conditional_likelihood():
     assert abs(bound.mean - truth.mean().item()) < 4.5 * bound.error
 
 
+def test_the_exact_sum_given_a_prompt_is_the_conditional_likelihood():
+    x = JOINT.sample(12, 3)
+    # Rows differ in what is given; one has nothing left.
+    fixed = torch.zeros(12, 4, dtype=torch.bool)
+    fixed[:6, :2] = True
+    fixed[6:11, 1] = True
+    fixed[11] = True
+    p, rows = JOINT.table, x.tolist()
+    given = [p[a, b].sum() for a, b, _, _ in rows[:6]] + [p[:, b].sum() for _, b, _, _ in rows[6:11]]
+    counts = torch.tensor([2.0] * 6 + [3.0] * 5, dtype=torch.float64)
+    truth = -(p.flatten()[JOINT.index(x[:11])] / torch.stack(given)).log() / counts
+    bound = exact_bound(JOINT.denoiser(), x, fixed=fixed)
+    torch.testing.assert_close(bound.nats[:11], truth)
+    assert bound.nats[11].item() == 0.0
+    drawn = likelihood_bound(JOINT.denoiser(), x[:6], fixed=fixed[:6], draws=400, seed=4)
+    assert abs(drawn.mean - bound.nats[:6].mean().item()) < 4.5 * drawn.error + 1e-9
+
+
 def test_the_entropy_of_a_sequence_is_that_of_its_histogram():
     x = torch.tensor([[1, 1, 1, 1], [0, 1, 2, 3], [5, 5, 9, 9]])
     torch.testing.assert_close(sequence_entropy(x), torch.tensor([0.0, math.log(4), math.log(2)], dtype=torch.float64))
@@ -59,6 +77,7 @@ def test_generative_perplexity_is_the_chain_s_own():
 def test_mistakes_are_named():
     cases = [
         (lambda: exact_bound(JOINT.denoiser(), torch.zeros(1, 20).long()), "at most 12"),
+        (lambda: exact_bound(JOINT.denoiser(), torch.zeros(0, 4).long()), "not empty"),
         (lambda: likelihood_bound(JOINT.denoiser(), torch.zeros(0, 4).long()), "0 sequences"),
         (lambda: sequence_entropy(torch.zeros(2, 0).long()), "x: torch.int64"),
         (lambda: distinct(torch.zeros(2, 3).long(), 4), "n: 4"),

@@ -57,7 +57,10 @@ class TokenClassifierFree(Wrapper):
         both = {name: torch.cat((value, value)) for name, value in cond.items()}
         time = torch.cat((t, t)) if isinstance(t, Tensor) and t.ndim else t
         given, free = inner.read(torch.cat((x, alone)), span, evaluate=evaluate, t=time, cache=cache, **both).chunk(2)
-        return free + self.scale * (given - free)
+        if self.scale == 0.0:
+            return free
+        # What both exclude, -inf, stays excluded.
+        return torch.where(given == free, given, free + self.scale * (given - free))
 
     def caching(self, batch: int, capacity: int) -> Any:
         """An empty cache of keys and values, for twice as many sequences."""

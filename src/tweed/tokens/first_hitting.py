@@ -34,9 +34,13 @@ class FirstHitting(TokenSolver):
         tokens_per_call: events between evaluations.
         order: 1 takes the last evaluation for all events of a call; 2 extrapolates the probabilities linearly, in the number of
             masks, from the last two (Section 4.2; the published details are not known). What extrapolation makes negative is
-            taken for zero. Published predictor-corrector variants are left out: a network of masked tokens says nothing of a
-            token that it sees, so the corrector would only repeat the prediction.
+            taken for zero. A predictor-corrector is left out, for it gains nothing: see below.
         temperature: of the drawn tokens; 0 takes the most probable ones.
+
+    A corrector would evaluate at the predicted tokens, mix both laws at their places, and draw again from the same noise. But a
+    network of masked tokens says of a token that it sees just that token, and a law mixed with it gives it again under the
+    same noise. Masking part of the prediction once more throws that part away: with the second law alone it is, in law,
+    first-hitting with smaller groups at the same number of calls, and any mixture lies between that and the prediction.
 
     Raises:
         InputError: an argument is out of its range.
@@ -75,16 +79,17 @@ class FirstHitting(TokenSolver):
             first, sigma = hitting_levels(sigma, left, u[..., 0])
             places, real = self._places(problem, masked, left, call)
             t = process.time_kept(1.0 - first) if timed else 1.0
-            logits = without(reading.logits(x, 0, x.shape[1], t), mask)
-            chosen = logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1]))
+            logits = reading.logits(x, 0, x.shape[1], t)
+            # What is revealed alone: nothing below is of the whole sequence, but for the second order's memory.
+            chosen = without(logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1])), mask)
             if self.order == 2:
-                now = logits.double().softmax(-1)
+                now = without(logits, mask).double().softmax(-1)
                 chosen = chosen if before is None else self._extrapolated(now, before, left, places)
                 before = now, left
             tokens = self._tokens(chosen, u[..., 1])
             x = x.scatter(1, places, torch.where(real, tokens, x.gather(1, places)))
             if observer is not None:
-                observer(x, 1.0 - (call + 1) * self.tokens_per_call / max(most, 1), call)
+                observer(x, max(0.0, 1.0 - (call + 1) * self.tokens_per_call / most), call)
         return Decoded(x, reading.calls, reading.positions)
 
     def _places(self, problem: Problem, masked: Tensor, left: Tensor, call: int) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -78,24 +78,42 @@ def likelihood_bound(
 
 
 @torch.no_grad()
-def exact_bound(denoiser: Denoiser, x: Int[Tensor, "b length"], limit: int = 12) -> TokenBound:
-    """The same bound as a sum over all sets of masks, `2^length - 1` of them.
+def exact_bound(
+    denoiser: Denoiser,
+    x: Int[Tensor, "b length"],
+    limit: int = 12,
+    *,
+    fixed: Bool[Tensor, "b length"] | None = None,
+    **cond: Tensor,
+) -> TokenBound:
+    """The same bound as a sum over all sets of masks, `2^length - 1` of them; of a network that is told no time.
+
+    Args:
+        limit: the most tokens that are masked in some row.
+        fixed, cond: as for `likelihood_bound`; a sequence with nothing left has the bound 0.
 
     Raises:
-        InputError: sequences longer than `limit`.
+        InputError: no sequences, more tokens than `limit`, or `fixed` of another shape.
     """
-    length = x.shape[1]
-    if length > limit:
-        raise InputError(f"x: {length} tokens were given; expected at most {limit}, for a sum over all sets of masks")
-    process = denoiser.process
-    total = torch.zeros(len(x), dtype=torch.float64)
-    for n in range(1, length + 1):
-        subsets = list(itertools.combinations(range(length), n))
-        for subset in subsets:
-            places = list(subset)
+    free = torch.ones_like(x, dtype=torch.bool) if fixed is None else ~fixed.to(torch.bool)
+    if free.shape != x.shape or len(x) == 0:
+        raise InputError(f"x, fixed: shapes {tuple(x.shape)}, {tuple(free.shape)} were given; expected one, not empty")
+    columns = free.any(0).nonzero()[:, 0].tolist()
+    if len(columns) > limit:
+        raise InputError(
+            f"x: {len(columns)} tokens were given; expected at most {limit}, for a sum over all sets of masks"
+        )
+    process: Any = denoiser.process
+    counts = free.sum(1)
+    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    for n in range(1, len(columns) + 1):
+        # Of a row's own sets of n masks, each is as likely.
+        weight = 1.0 / torch.tensor([max(1, math.comb(m, n)) for m in counts.tolist()], dtype=torch.float64)
+        for places in map(list, itertools.combinations(columns, n)):
+            own = free[:, places].all(1)
             hidden = x.clone()
-            hidden[:, places] = process.mask  # type: ignore[attr-defined]
-            law = denoiser(hidden, 1.0).log_probs(torch.float64)  # type: ignore[attr-defined]
-            own = law[:, places].gather(-1, x[:, places, None])[..., 0]
-            total -= own.mean(1) / len(subsets)
-    return TokenBound(total / length, 0.0)
+            hidden[:, places] = process.mask
+            estimate: Any = denoiser(hidden, 1.0, **cond)
+            law = estimate.log_probs(torch.float64)[:, places].gather(-1, x[:, places, None])[..., 0]
+            total -= torch.where(own, law.mean(1) * weight.to(x.device), 0.0)
+    return TokenBound(total / counts.clamp_min(1), 0.0)
